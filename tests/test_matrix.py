@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomia.errors import StudyError
+from anomia.errors import RunError, StudyError
 from anomia.matrix import describe, expand_arm, read_matrix, write_matrix
 from anomia.study import Study, read_study
 
@@ -139,3 +139,14 @@ def test_tasks_keep_their_own_defaults_in_a_matrix(tmp_path: Path) -> None:
     assert len(set(lengths)) == 3
     write_matrix(matrix, tmp_path / "study.yaml")
     assert read_matrix(tmp_path / "study.yaml", {}).studies == matrix.studies
+
+
+def test_a_study_of_the_user_is_not_replaced_by_that_of_the_cells(tmp_path: Path) -> None:
+    matrix, file = read_matrix(written(tmp_path, FULL), {}), tmp_path / "matrix.yaml"
+    file.write_text("base: [a, b]")
+    with pytest.raises(RunError, match="was not written by a run"):
+        write_matrix(matrix, file)
+    assert file.read_text() == "base: [a, b]"
+    file.unlink()
+    write_matrix(matrix, file)
+    write_matrix(matrix, file)

@@ -13,7 +13,9 @@ import anomia
 from anomia import run_folder
 from anomia.errors import RunError
 from anomia.files import place
-from anomia.run_folder import JsonFile, JsonFiles, ReportFolder, RunFolder, runs_of
+from anomia.run_folder import JsonFile, JsonFiles, ReportFolder, RunFolder, locked, runs_of
+from anomia.running.folder import OpenedRun, set_damaged_aside
+from anomia.study import Study
 
 SOURCE = Path(anomia.__file__).parent
 NAMES = {
@@ -87,3 +89,31 @@ def test_cells_that_have_begun_are_runs(tmp_path: Path) -> None:
     assert two.provenance() == {"dtype": "float32"}
     two.records_folder.mkdir()
     assert RunFolder(two.records_folder).around() == two
+
+
+def test_items_without_a_checksum_are_the_users(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.items_file.write_bytes(b"mine")
+    assert folder.holds_something_else()
+    # A run that was stopped before its study was written has both.
+    folder.items_file.with_name("items.parquet.sha256").write_text("x")
+    assert not folder.holds_something_else()
+
+
+def test_a_lock_leaves_no_folder_that_it_made(tmp_path: Path) -> None:
+    with locked(tmp_path / "a" / "b"):
+        assert (tmp_path / "a" / "b").is_dir()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").mkdir()
+    with locked(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "mine.txt").write_text("mine")
+    assert (tmp_path / "a" / "mine.txt").read_text() == "mine"
+    assert not (tmp_path / "a" / "b").exists()
+
+
+def test_only_partial_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for name in (".study.yaml.123.part", ".mine.part", "mine.part"):
+        (tmp_path / name).write_text("x")
+    set_damaged_aside(OpenedRun(folder, Study(base="x", arms=("magnitude:0.5",)), {}), [])
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".mine.part", "mine.part"]

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from anomia.demo import cache_folder
+from anomia.demo import cache_folder, is_converted
 from anomia.errors import RunError
 
 
@@ -49,9 +49,11 @@ def _converted() -> list[Kept]:
     folder = cache_folder()
     if not folder.is_dir():
         return []
-    # Includes the leftovers of killed conversions, whose names start with a dot.
+    # The folder may be one that the user shares with other programs.
     return [
-        Kept("converted", path.name, path, _size(path)) for path in sorted(folder.iterdir()) if path.is_dir()
+        Kept("converted", path.name, path, _size(path))
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and is_converted(path.name)
     ]
 
 

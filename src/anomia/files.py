@@ -13,7 +13,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -85,6 +85,26 @@ def write_bytes(path: Path, content: bytes) -> None:
             with contextlib.suppress(OSError):
                 aside.unlink(missing_ok=True)
         raise RunError(unwritable(path, error)) from None
+
+
+def check_own(folder: Path, names: Iterable[str], *, mark: tuple[str, str], about: str) -> None:
+    """Refuse a folder in which files of the user would be overwritten.
+
+    Args:
+        folder: where to write, local or at an address.
+        names: of files and folders that would be written.
+        mark: the name of a file that is always written, and a text in it by which files of an earlier call are known.
+        about: the start of the message.
+
+    Raises:
+        RunError: one of the names exists, and not from an earlier call.
+    """
+    first = folder / mark[0]
+    if first.is_file() and mark[1] in first.read_text(encoding="utf-8", errors="replace"):
+        return
+    taken = next((name for name in names if (folder / name).exists()), None)
+    if taken is not None:
+        raise RunError(f"{about}: {folder / taken} exists and was not written by anomia; give another folder")
 
 
 def sync_folder(path: Path) -> None:

@@ -25,9 +25,9 @@ from pydantic import ValidationError
 
 from anomia import renamed
 from anomia.compress.spec import as_packaged
-from anomia.errors import StudyError, nearest
+from anomia.errors import RunError, StudyError, nearest
 from anomia.faults import faults_of, in_one_message
-from anomia.files import write_text
+from anomia.files import read_yaml, write_text
 from anomia.study import WRITTEN, Study, read_settings
 
 OF_A_BASE = ("chat", "revision", "dtype", "batch_size", "trust_remote_code", "engine")
@@ -106,8 +106,14 @@ def with_packaged(matrix: Matrix) -> Matrix:
 
 
 def write_matrix(matrix: Matrix, path: Path) -> None:
-    """Write the matrix file of a folder of cells, which is itself a valid study file."""
+    """Write the matrix file of a folder of cells, which is itself a valid study file.
+
+    Raises:
+        RunError: a file of the user has its name.
+    """
     text = yaml.safe_dump(describe(matrix), sort_keys=False, allow_unicode=True)
+    if path.is_file() and "cells" not in read_yaml(path):
+        raise RunError(f"run: {path} exists and was not written by a run; give another --out")
     write_text(path, text)
 
 

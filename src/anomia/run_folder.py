@@ -251,9 +251,10 @@ class RunFolder:
         left = {items, f"{items}.sha256", self.lock_file.name, self.log_file.name}
         if not self.path.is_dir():
             return self.path.is_file()
-        return any(
-            entry.name not in left and not entry.name.endswith(".part") for entry in self.path.iterdir()
-        )
+        names = {entry.name for entry in self.path.iterdir()}
+        # The checksum is written first.
+        left -= {items} if f"{items}.sha256" not in names else set()
+        return any(name not in left and not name.endswith(".part") for name in names)
 
     def study(self) -> dict[str, Any]:
         """The study file with its `provenance`, from any version under the names of this one, and unchecked.
@@ -374,7 +375,7 @@ def runs_of(path: Path) -> list[Path]:
 def locked(path: Path) -> Iterator[None]:
     """Keep other processes out of a run folder. The lock is released if the process dies.
 
-    Creates the folder, and removes it again if nothing was written into it. Does nothing for remote addresses, which
+    Creates the folder, and removes what it created if nothing was written into it. Does nothing for remote addresses, which
     have no locks.
 
     Raises:
@@ -387,7 +388,7 @@ def locked(path: Path) -> Iterator[None]:
         raise RunError(f"run: {path} is a file; --out takes a folder, which is created if it doesn't exist")
     folder = RunFolder(path)
     file = folder.lock_file
-    made = not path.exists()
+    made = [each for each in (path, *path.parents) if not each.exists()]
     lock = FileLock(file, timeout=0)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -412,4 +413,6 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
         if made and {entry.name for entry in path.iterdir()} <= {folder.log_file.name}:
             folder.log_file.unlink(missing_ok=True)
-            path.rmdir()
+            for each in made:
+                with suppress(OSError):
+                    each.rmdir()

@@ -12,10 +12,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from anomia.compress.apply import compress, prepare_windows
-from anomia.compress.folder import UNFINISHED, compress_folder
+from anomia.compress.folder import compress_folder
 from anomia.compress.in_files import InFiles
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.spec import parse_arm
+from anomia.compress.unfinished import UNFINISHED, step_folder
 from anomia.errors import CompressionError, DataError, StudyError
 
 from .test_folder import StopError, save_model, write_text
@@ -64,7 +65,7 @@ def test_an_interrupted_chain_goes_on_where_it_stopped(
         patch.setattr(InFiles, "store", stop)
         with pytest.raises(StopError):
             compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, options)
-    assert stored == [("step-1", 0), ("step-1", 1), ("step-1", 2), ("out", 0)]
+    assert stored == [("step-1", 0), ("step-1", 1), ("step-1", 2), ("step-2", 0)]
     again = compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, options)
     assert again.resumed_at == 1
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "out")
@@ -135,7 +136,7 @@ def interrupted(
 def test_a_finished_step_is_held_to_its_model_and_text(what: str, tmp_path: Path) -> None:
     save_model("llama", tmp_path / "in")
     options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12))
-    out = interrupted(tmp_path, "wanda:0.5+int8", ("out", 0), options)
+    out = interrupted(tmp_path, "wanda:0.5+int8", ("step-2", 0), options)
     if what == "model":
         stored = load_file(tmp_path / "in" / "model.safetensors")
         stored["model.layers.2.mlp.up_proj.weight"] += 1
@@ -150,8 +151,8 @@ def test_an_allocation_is_made_anew_for_another_text(tmp_path: Path) -> None:
     save_model("llama", tmp_path / "in")
     options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12))
     arm = "wanda:0.5,allocation=owl"
-    out = interrupted(tmp_path, arm, ("out", 0), options)
-    before = json.loads((out / UNFINISHED / "state.json").read_text())["sparsities"]
+    out = interrupted(tmp_path, arm, ("step-1", 0), options)
+    before = json.loads((step_folder(out, 1) / UNFINISHED / "state.json").read_text())["sparsities"]
     write_text(tmp_path / "text.txt", seed=1)
     report = compress_folder(str(tmp_path / "in"), out, parse_arm(arm).steps, options)
     fresh = compress_folder(str(tmp_path / "in"), tmp_path / "fresh", parse_arm(arm).steps, options)
@@ -163,8 +164,8 @@ def test_an_allocation_is_made_anew_for_another_text(tmp_path: Path) -> None:
 def test_damaged_states_are_noticed(damage: str, tmp_path: Path) -> None:
     save_model("llama", tmp_path / "in")
     options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12))
-    out = interrupted(tmp_path, "wanda:0.5", ("out", 1), options)
-    file = out / UNFINISHED / "states-1.bin"
+    out = interrupted(tmp_path, "wanda:0.5", ("step-1", 1), options)
+    file = step_folder(out, 1) / UNFINISHED / "states-1.bin"
     content = file.read_bytes()
     if damage == "missing":
         file.unlink()
@@ -176,8 +177,8 @@ def test_damaged_states_are_noticed(damage: str, tmp_path: Path) -> None:
 
 def test_a_lost_shard_is_named(tmp_path: Path) -> None:
     save_model("llama", tmp_path / "in")
-    out = interrupted(tmp_path, "magnitude:0.5", ("out", 2))
-    (out / "model-00001.safetensors").unlink()
+    out = interrupted(tmp_path, "magnitude:0.5", ("step-1", 2))
+    (step_folder(out, 1) / "model-00001.safetensors").unlink()
     with pytest.raises(
         CompressionError, match=r"model-00001\.safetensors is missing from the finished blocks"
     ):

@@ -11,12 +11,13 @@ import transformers
 
 from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.blocks import find_blocks
-from anomia.compress.folder import UNFINISHED, compress_folder
+from anomia.compress.folder import compress_folder
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.reshape.base import Walk
 from anomia.compress.reshape.depth import SHORTGPT, block_influence, keep_blocks
 from anomia.compress.reshape.subject import Loaded
 from anomia.compress.spec import parse_arm
+from anomia.compress.unfinished import UNFINISHED
 from anomia.models.load import load_model
 from tests.compress.architectures import kinds, tiny
 from tests.compress.conftest import FAMILIES, MIXTURES, make_test_windows, tiny_model

@@ -22,6 +22,7 @@ from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.outputs import check_outputs
 from anomia.compress.perplexity import perplexity, token_losses
 from anomia.compress.spec import parse_arm
+from anomia.compress.unfinished import step_folder
 from anomia.errors import AnomiaError, CompressionError, DataError, ModelError
 
 from .conftest import FAMILIES, tiny_model
@@ -362,6 +363,7 @@ import sys
 from anomia.compress.folder import compress_folder
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.spec import parse_arm
+from anomia.compress.unfinished import step_folder
 import torch
 torch.set_num_threads(1)
 options = FolderOptions(text=TextOptions(source=sys.argv[3], samples=24))
@@ -534,7 +536,7 @@ def test_finished_work_that_is_not_what_was_written_is_refused(
     steps = parse_arm(chain).steps
 
     def stop(blocks: Any, index: int, packed: Any) -> None:
-        if index == 2 and blocks._out == tmp_path / "out":
+        if index == 2 and blocks._out == step_folder(tmp_path / "out", len(steps)):
             raise StopError
         real(blocks, index, packed)
 
@@ -543,8 +545,7 @@ def test_finished_work_that_is_not_what_was_written_is_refused(
         patch.setattr(InFiles, "store", stop)
         with pytest.raises(StopError):
             compress_folder(str(tmp_path / "in"), tmp_path / "out", steps)
-    between = tmp_path / "out" / ".anomia-unfinished" / "step-1"
-    shard = (between if len(steps) > 1 else tmp_path / "out") / "model-00001.safetensors"
+    shard = step_folder(tmp_path / "out", 1) / "model-00001.safetensors"
     stored = load_file(shard)
     shard.unlink()
     if what == "replaced":

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from anomia.compress.folder import UNFINISHED, compress_folder
+from anomia.compress.folder import compress_folder
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.spec import parse_arm
+from anomia.compress.unfinished import UNFINISHED
 from anomia.errors import CompressionError
 
 from .test_folder import StopError, save_model, weights, write_text

@@ -15,13 +15,14 @@ from anomia.compress import folder as folder_module
 from anomia.compress import shards
 from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.calls import text_limit
-from anomia.compress.folder import UNFINISHED, compress_folder
+from anomia.compress.folder import compress_folder
 from anomia.compress.in_files import InFiles
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.reshape import width
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape_in_files import InFolder
 from anomia.compress.shards import StoredTensors
+from anomia.compress.unfinished import UNFINISHED, step_folder
 from anomia.compress.visit import AtBlock
 from anomia.compress.written import Written
 from anomia.errors import CompressionError
@@ -385,10 +386,10 @@ def test_a_reshaping_is_not_continued_with_something_else(
         write_text(tmp_path / "text.txt", seed=1)
     elif what == "states":
         says = "does not hold the calibration states"
-        (tmp_path / "out" / UNFINISHED / "states-0.bin").write_bytes(b"")
+        (step_folder(tmp_path / "out", 1) / UNFINISHED / "states-0.bin").write_bytes(b"")
     else:
         says = "does not hold the statistics"
-        (tmp_path / "out" / UNFINISHED / "measured-00001.safetensors").write_bytes(b"x")
+        (step_folder(tmp_path / "out", 1) / UNFINISHED / "measured-00001.safetensors").write_bytes(b"x")
     with pytest.raises(CompressionError, match=says):
         compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("shortgpt:0.34")], options)
 
@@ -403,7 +404,7 @@ def test_a_shard_that_was_damaged_in_between_is_written_anew(
         stop_after(patch, 2)
         with pytest.raises(StopError):
             compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("shortgpt:0.34")], options)
-    (tmp_path / "out" / "model-00001.safetensors").write_bytes(b"damaged")
+    (step_folder(tmp_path / "out", 1) / "model-00001.safetensors").write_bytes(b"damaged")
     compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("shortgpt:0.34")], options)
     equal_folders(tmp_path / "whole", tmp_path / "out")
 

@@ -188,3 +188,16 @@ def test_the_command_says_how_to_go_on(run: Path, tmp_path: Path, capsys: pytest
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="can't be written"):
         export_tasks(run, tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["utils.py", "english.jsonl", "anomia.yaml", "anomia_open_telugu.yaml"])
+def test_tasks_overwrite_no_file_of_the_user(name: str, run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / name).write_text("mine: 1")
+    with pytest.raises(RunError, match=rf"export: .*{name} exists and was not written by anomia"):
+        export_tasks(run, folder)
+    assert [file.read_text() for file in folder.iterdir()] == ["mine: 1"]
+    (folder / name).unlink()
+    export_tasks(run, folder)
+    export_tasks(run, folder)

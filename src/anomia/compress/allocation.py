@@ -12,7 +12,7 @@ from anomia.compress.catalogue import CATALOGUE
 from anomia.compress.methods.wanda import wanda_scores
 from anomia.compress.statistics import SharedInput, StatisticNeeds
 from anomia.compress.steps import Prune
-from anomia.errors import CompressionError
+from anomia.errors import RefusedError
 
 OUTLIER_FACTOR = 5.0
 SPREAD = 0.08
@@ -56,7 +56,7 @@ def spread_sparsity(
     densities = np.zeros_like(values) if width == 0 else (values - values.min()) / width * 2 * spread
     sparsities = sparsity - (densities - np.average(densities, weights=weights))
     if sparsities.min() <= 0 or sparsities.max() >= 1:
-        raise CompressionError(
+        raise RefusedError(
             f"a sparsity of {sparsity} spread over the blocks reaches from {sparsities.min():.3f} to"
             f" {sparsities.max():.3f}; choose one further from 0 and 1, or allocation=uniform"
         )

@@ -44,7 +44,7 @@ from anomia.compress.steps import (
 )
 from anomia.compress.visit import BlocksInMemory
 from anomia.compress.walk import calibrating, try_walk
-from anomia.errors import CompressionError, StudyError
+from anomia.errors import RefusedError, StudyError
 from anomia.words import counted
 
 FEW_TOKENS = 128
@@ -104,9 +104,9 @@ def compress(
         CompressionError: the step doesn't fit this model; nothing was changed.
     """
     if isinstance(step, Checkpoint | Null | Served):
-        raise CompressionError(f"{step} is a complete model: load it instead of base")
+        raise RefusedError(f"{step} is a complete model: load it instead of base")
     if needs_calibration(step) and windows is None:
-        raise CompressionError(f"{step} needs calibration text, and none was given")
+        raise RefusedError(f"{step} needs calibration text, and none was given")
     started = time.perf_counter()
     check_weights(model.state_dict())
     keep_dense(model, dense)

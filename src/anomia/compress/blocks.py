@@ -12,7 +12,7 @@ from anomia.compress.kept import mark_kept
 from anomia.compress.routers import has_linear
 from anomia.compress.shared import mark_shared
 from anomia.compress.stacks import find_orientations
-from anomia.errors import CompressionError
+from anomia.errors import RefusedError
 
 
 class DecoderBlocks(NamedTuple):
@@ -45,7 +45,7 @@ def find_blocks(model: nn.Module) -> DecoderBlocks:
     """
     lists = _lists(model, _decoder(model)) or _lists(model, model)
     if not lists:
-        raise CompressionError(
+        raise RefusedError(
             f"{type(model).__name__} has no list of decoder blocks with linear layers; it can't be pruned"
         )
     modules = tuple(block for _, blocks in lists for block in blocks)

@@ -56,12 +56,12 @@ def record_calls(
         def forward(*args: Any, **kwargs: Any) -> Any:
             """Hidden states [B, S, H], in the form in which the first block returns them."""
             if calls and index <= max(calls):
-                raise CompressionError(
+                raise RefusedError(
                     f"{type(model).__name__} doesn't call the blocks {decoder.name} once each and one after another"
                 )
             hidden = args[0] if args else kwargs.pop("hidden_states")
             if any(given is one for given in (*args[1:], *kwargs.values()) for one in beside):
-                raise CompressionError(
+                raise RefusedError(
                     f"the blocks {decoder.name} of {type(model).__name__} hand each other more than hidden states"
                 )
             if not entered:
@@ -87,12 +87,12 @@ def record_calls(
                 raise _too_long(model, input_ids.shape[1], limit) from error
             if types := _types(decoder.modules[0], entered):
                 raise _mixed_types(types) from error
-            raise CompressionError(
+            raise RefusedError(
                 f"the blocks {decoder.name} of {type(model).__name__} can't be run by themselves "
                 f"({type(error).__name__}: {' '.join(str(error).split())[:120]})"
             ) from error
     if not calls:
-        raise CompressionError(f"{type(model).__name__} doesn't call the blocks {decoder.name} on a text")
+        raise RefusedError(f"{type(model).__name__} doesn't call the blocks {decoder.name} on a text")
     return entered[0], [calls.get(index, Call((), {}, skipped=True)) for index in range(last + 1)]
 
 
@@ -133,7 +133,7 @@ def check_tokens(model: nn.Module, input_ids: torch.Tensor) -> None:
     )
     lowest, highest = (int(input_ids.min()), int(input_ids.max())) if input_ids.numel() else (0, 0)
     if isinstance(table, torch.Tensor) and (lowest < 0 or highest >= len(table)):
-        raise CompressionError(
+        raise RefusedError(
             f"the tokenizer gives the id {lowest if lowest < 0 else highest:,} on the calibration text, and {type(model).__name__} has embeddings "
             f"for {len(table):,} tokens; use the tokenizer that the model was trained with"
         )
@@ -163,8 +163,8 @@ def _position_tables(model: nn.Module) -> Iterator[nn.Embedding]:
             yield module
 
 
-def _too_long(model: nn.Module, length: int, limit: int) -> CompressionError:
-    return CompressionError(
+def _too_long(model: nn.Module, length: int, limit: int) -> RefusedError:
+    return RefusedError(
         f"a calibration text has {length:,} tokens, and {type(model).__name__} has {limit:,} positions; cut texts there "
         f"(--calibration-tokens {limit}, or tokens={limit} in the step)"
     )

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -21,11 +18,10 @@ from safetensors import SafetensorError
 from anomia._version import __version__
 from anomia.compress.apply import check_steps, compress, prepare_windows
 from anomia.compress.blocks import find_blocks
-from anomia.compress.calibration import Windows
+from anomia.compress.calibration import Windows, read_calibration
 from anomia.compress.calls import text_limit
 from anomia.compress.in_files import REPORT, SMALL
 from anomia.compress.kept import keep_dense
-from anomia.compress.lock import LOCK, only_writer
 from anomia.compress.merged import base_of, examine_merged, files_of
 from anomia.compress.methods.grid import Quantized
 from anomia.compress.model_card import write_card
@@ -40,9 +36,18 @@ from anomia.compress.shards import check_finite
 from anomia.compress.size import files_bytes
 from anomia.compress.steps import Checkpoint, Embeddings, Null, Quantize, Served, Step, needs_calibration
 from anomia.compress.streamed import open_streamed
+from anomia.compress.unfinished import (
+    UNFINISHED,
+    is_done,
+    only_own_files,
+    open_out,
+    open_step,
+    publish,
+    step_folder,
+)
 from anomia.compress.verify import check_saved
 from anomia.compress.written import check_written, content_hash
-from anomia.errors import AnomiaError, CompressionError, ModelError, RefusedError, StudyError, nearest
+from anomia.errors import CompressionError, ModelError, RefusedError, StudyError, nearest
 from anomia.files import read_json, write_json
 from anomia.models.adapters import find_adapter
 from anomia.models.examine import Examined, examine, look_up, read_tokenizer
@@ -59,7 +64,6 @@ from anomia.models.load import (
 from anomia.models.tensors import account, skeleton
 from anomia.text_files import read_text
 
-UNFINISHED = ".anomia-unfinished"
 # Paths may change between calls, and the contents of files are compared separately.
 _NOT_IN_SETTINGS = ("data_dir", "evaluation_passages", "perplexity_text", "perplexity_tokens")
 
@@ -130,16 +134,24 @@ def compress_folder(
     file = options.perplexity_text
     text = None if file is None else read_text(file, about="the text for perplexity")
     found = _examine(model)
-    if found.account is not None:
-        empty = skeleton(found.config)
-        keep_dense(empty, options.dense)
-        check_steps(empty, steps)
+    _check_all(found, steps, options)
     if text is not None and not text.strip():
         raise StudyError(f"{file} is empty; give a text on which the models can be compared")
     if text is not None:
         check_text(load_tokenizer(model)[0], text, max_tokens=options.perplexity_tokens)
-    with _nothing_left_behind(out):
+    with only_own_files(out):
         return _all_steps(model, found, out, steps, options, text, progress, started)
+
+
+def _check_all(found: Examined, steps: Sequence[Step], options: FolderOptions) -> None:
+    """Refuse, before any work, steps that don't fit the model, and calibration texts that can't be read."""
+    # The configuration tells the shapes of every model, also of those whose stored tensors are converted or merged.
+    empty = skeleton(found.config) if found.skeleton is None else found.skeleton
+    keep_dense(empty, options.dense)
+    check_steps(empty, steps)
+    for step in steps:
+        if needs_calibration(step):
+            read_calibration(replace(options.text.under(step.calibration), samples=1))
 
 
 def _all_steps(
@@ -153,14 +165,50 @@ def _all_steps(
     started: float,
 ) -> FolderReport:
     settings = _plain_settings(model, steps, options)
-    state = _open_out(out, settings)
+    open_out(out, len(steps), settings)
+    made = step_folder(out, len(steps))
+    if is_done(made):
+        # An earlier call was stopped while it moved the result, or a file was in the way.
+        result = _read_report(out, read_json(made / REPORT) or {})
+    else:
+        done, current, found = _steps_before(model, found, out, steps, options, progress)
+        last, streamed, resumed = _last_step(model, current, found, made, steps[-1], options, progress)
+        dense, compressed, notes = _measured(model, made, text, options)
+        last = replace(last, warnings=(*last.warnings, *notes))
+        result = FolderReport(
+            out,
+            (*done, last),
+            streamed,
+            resumed,
+            time.perf_counter() - started,
+            dense=dense,
+            compressed=compressed,
+        )
+        adapter = find_adapter(model)
+        base = None if adapter is None else base_of(adapter)
+        write_card(made, model, result.steps, dense, compressed, base=base)
+        merged = {} if base is None else {"adapter_of": base}
+        write_json(made / REPORT, {"settings": settings, **merged, **_plain(result)})
+    publish(made, out)
+    return result
+
+
+def _steps_before(
+    model: str,
+    found: Examined,
+    out: Path,
+    steps: Sequence[Step],
+    options: FolderOptions,
+    progress: OnProgress | None,
+) -> tuple[list[CompressionReport], str, Examined]:
+    """Make the folders of all steps but the last; returns their reports, and the model that the last step changes."""
     # Packed codes can't be compressed again, but `embeddings` leaves them alone.
     unpacked = replace(options, save_as="dense")
     current, done, origin = model, [], files_of(found.files)
     for number, step in enumerate(steps[:-1], 1):
-        between = out / UNFINISHED / f"step-{number}"
+        between = step_folder(out, number)
         mine = options if isinstance(steps[number], Embeddings) else unpacked
-        report = CompressionReport.from_dict(read_json(between / REPORT) or {}) if _is_done(between) else None
+        report = CompressionReport.from_dict(read_json(between / REPORT) or {}) if is_done(between) else None
         inputs = read_json(out / UNFINISHED / f"inputs-{number}.json") or {}
         windows = None
         if report is not None:
@@ -171,8 +219,8 @@ def _all_steps(
         if report is not None:
             check_written(between, files_of(_examine_step(between).files), inputs.get("result"), out)
         if report is None:
-            kept = _open_out(between, _plain_settings(current, [step], mine))
-            report, _, _ = _one_step(current, found, between, step, mine, kept, progress)
+            state = open_step(between, _plain_settings(current, [step], mine))
+            report, _, _ = _one_step(current, found, between, step, mine, state, progress)
             record = report.calibration
             inputs["inputs"]["calibration text"] = None if record is None else record.token_hash
             inputs["result"] = content_hash(files_of(_examine_step(between).files))
@@ -182,84 +230,47 @@ def _all_steps(
         done.append(report)
         current = str(between)
         found = _examine_step(between)
-    report, streamed, resumed = _one_step(current, found, out, steps[-1], options, state, progress)
+    return done, current, found
+
+
+def _last_step(
+    model: str,
+    current: str,
+    found: Examined,
+    made: Path,
+    step: Step,
+    options: FolderOptions,
+    progress: OnProgress | None,
+) -> tuple[CompressionReport, bool, int]:
+    """Make the folder of the last step, without its final report; returns what `_one_step` does."""
+    state = open_step(made, _plain_settings(current, [step], options))
+    report, streamed, resumed = _one_step(current, found, made, step, options, state, progress)
     if streamed and options.save_as == "dense":
-        note = check_folder(out, out / UNFINISHED, device=torch.device(options.device))
+        note = check_folder(made, made / UNFINISHED, device=torch.device(options.device))
         # The calibration text has shown the states already.
-        report = report if needs_calibration(steps[-1]) else _with_note(report, note)
-    size, before = files_bytes(str(out)), files_bytes(model)
-    warnings = report.warnings
+        report = report if needs_calibration(step) else _with_note(report, note)
+    size, before = files_bytes(str(made)), files_bytes(model)
     if size and before and size > before and not streamed and found.files.gguf:
-        warnings += (
-            f"the weights of {Path(model).name} ({megabytes(before)}) are unpacked: {megabytes(size)}",
-        )
-    done.append(replace(report, size_bytes=size, warnings=warnings))
-    dense = compressed = None
-    if text is not None:
-        dense, compressed = (_measure(name, text, options) for name in (model, str(out)))
-        broken = [
-            name for name, one in (("dense", dense), ("compressed", compressed)) if not isfinite(one.value)
-        ]
-        if broken:
-            why = (
-                f"the perplexity of the {' and of the '.join(broken)} model is NaN or infinite, so its outputs are; the "
-                "model is damaged, or needs a wider type (--dtype bfloat16 or float32)"
-            )
-            done[-1] = replace(done[-1], warnings=(*done[-1].warnings, why))
-    result = FolderReport(
-        out, tuple(done), streamed, resumed, time.perf_counter() - started, dense=dense, compressed=compressed
+        unpacked = f"the weights of {Path(model).name} ({megabytes(before)}) are unpacked: {megabytes(size)}"
+        report = _with_note(report, unpacked)
+    return replace(report, size_bytes=size), streamed, resumed
+
+
+def _measured(
+    model: str, made: Path, text: str | None, options: FolderOptions
+) -> tuple[Perplexity | None, Perplexity | None, tuple[str, ...]]:
+    """Return the perplexities of the model and of the result, if requested, with a note if one isn't finite."""
+    if text is None:
+        return None, None, ()
+    dense, compressed = (_measure(name, text, options) for name in (model, str(made)))
+    broken = [name for name, one in (("dense", dense), ("compressed", compressed)) if not isfinite(one.value)]
+    if not broken:
+        return dense, compressed, ()
+    why = (
+        f"the perplexity of the {' and of the '.join(broken)} model is NaN or infinite, so its outputs are; the "
+        "model is damaged, or needs a wider type (--dtype bfloat16 or float32)"
     )
-    adapter = find_adapter(model)
-    base = None if adapter is None else base_of(adapter)
-    merged = {} if base is None else {"adapter_of": base}
-    write_json(out / REPORT, {"settings": settings, **merged, **_plain(result)})
-    write_card(out, model, result.steps, dense, compressed, base=base)
-    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
-    return result
-
-
-def _is_done(folder: Path) -> bool:
-    return (folder / REPORT).exists()
-
-
-@contextmanager
-def _nothing_left_behind(out: Path) -> Iterator[None]:
-    """Lock the folder, and after an error remove the files and folders that this call made.
-
-    Finished blocks are kept so that a later call can resume, unless the step was refused (`RefusedError`), which would
-    happen again.
-    """
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    was_empty = out.is_dir() and not any(out.iterdir())
-    with only_writer(out, out / UNFINISHED):
-        try:
-            yield
-        except RefusedError:
-            if (out / UNFINISHED).is_dir():
-                for entry in out.iterdir():
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-                _remove_folders(made)
-            raise
-        except AnomiaError:
-            kept = [
-                file
-                for file in out.rglob("*")
-                if file.is_file()
-                and not file.name.endswith((".bin", ".partial"))
-                and file.name not in ("state.json", LOCK)
-            ]
-            state = read_json(out / UNFINISHED / "state.json") or {}
-            if (made or was_empty) and not state.get("matrices") and not kept:
-                shutil.rmtree(out if made else out / UNFINISHED, ignore_errors=True)
-                _remove_folders(made)
-            raise
-
-
-def _remove_folders(folders: Sequence[Path]) -> None:
-    """Remove the empty ones among some folders, innermost first."""
-    for folder in folders:
-        with suppress(OSError):
-            folder.rmdir()
+    return dense, compressed, (why,)
 
 
 def _examine(model: str) -> Examined:
@@ -268,7 +279,7 @@ def _examine(model: str) -> Examined:
         return examine_merged(adapter, _examine)
     found = examine(model)
     if getattr(found.config, "quantization_config", None) is not None:
-        raise CompressionError(f"{model} is already quantized; compress its dense checkpoint")
+        raise RefusedError(f"{model} is already quantized; compress its dense checkpoint")
     return found
 
 
@@ -310,7 +321,7 @@ def _one_step(
         report, resumed = streamed.run(windows, options.batch_tokens, progress)
         return replace(report, warnings=(*found.notes, *report.warnings)), True, resumed
     if options.save_as != "dense" and not isinstance(step, Quantize):
-        raise CompressionError(
+        raise RefusedError(
             f"the token tables aren't stored as the model holds them, so {step} can't be applied to packed codes; "
             + leave_out(options.save_as)
         )
@@ -375,34 +386,6 @@ def _fetched(model: str, files: ModelFiles) -> Path | None:
         raise ModelError(explain(model, error, folder=folder)) from None
 
 
-def _open_out(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of an unfinished run with the same settings, or a fresh state for an empty folder."""
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    fresh: dict[str, Any] = {"key": key, "settings": settings, "sparsities": [], "matrices": []}
-    state_file = out / UNFINISHED / "state.json"
-    try:
-        there = out.exists() and any(out.iterdir())
-    except NotADirectoryError:
-        raise CompressionError(f"{out} is a file; choose a folder that doesn't exist yet") from None
-    if there:
-        if not (out / UNFINISHED).is_dir():
-            raise CompressionError(f"{out} is not empty; choose a folder that doesn't exist yet")
-        state = read_json(state_file) or fresh
-        if state["key"] != key:
-            before = state.get("settings", {})
-            other = [name for name in settings if before.get(name) != settings[name]] if before else []
-            named = f" ({', '.join(other)})" if other else ""
-            raise CompressionError(
-                f"{out} holds an unfinished compression with other settings{named}; repeat that command, or remove the folder"
-            )
-        return state
-    try:
-        (out / UNFINISHED).mkdir(parents=True)
-    except OSError as error:
-        raise CompressionError(f"{out} can't be written: {error.strerror}; choose another folder") from None
-    return fresh
-
-
 def _check_inputs(
     out: Path, state: dict[str, Any], windows: Windows | None, *, model: Sequence[Path], finished: bool
 ) -> None:
@@ -422,7 +405,7 @@ def _check_inputs(
     if changed and finished:
         raise CompressionError(
             f"{out} holds an unfinished compression with another {' and another '.join(changed)}: the files at the same "
-            "path have changed since; restore it, or remove the folder"
+            "path have changed since; restore it and run the same command again, or remove the folder"
         )
     if changed:
         state["sparsities"] = []
@@ -470,3 +453,18 @@ def _plain(result: FolderReport) -> dict[str, Any]:
             if value is not None
         },
     }
+
+
+def _read_report(out: Path, plain: dict[str, Any]) -> FolderReport:
+    """Read a report that was written with `_plain`."""
+    steps = (*plain["before"], plain["compression"])
+    measured = {name: Perplexity(**value) for name, value in plain["perplexity"].items()}
+    return FolderReport(
+        out,
+        tuple(map(CompressionReport.from_dict, steps)),
+        plain["streamed"],
+        plain["resumed_at"],
+        plain["seconds"],
+        dense=measured.get("dense"),
+        compressed=measured.get("compressed"),
+    )

@@ -14,7 +14,7 @@ from anomia.compress.kept import kept_names
 from anomia.compress.routers import experts_of, is_choice
 from anomia.compress.shared import shared_names
 from anomia.compress.stacks import Fold, fold, is_unread, orientation, stacks
-from anomia.errors import CompressionError
+from anomia.errors import RefusedError
 
 
 class WeightMatrix(NamedTuple):
@@ -56,7 +56,7 @@ def find_matrices(block: nn.Module, *, where: str) -> list[WeightMatrix]:
     for name, module in compressed_layers(block):
         weight = module.weight
         if not weight.is_floating_point() or weight.dim() != 2 or type(weight.data) is not torch.Tensor:
-            raise CompressionError(
+            raise RefusedError(
                 f"{where}.{name} is stored as {weight.dtype} ({type(weight).__name__}): an already"
                 " quantized model can't be pruned; start from its dense checkpoint"
             )
@@ -98,12 +98,12 @@ def find_fused_experts(block: nn.Module, *, where: str) -> list[FusedExperts]:
         if transposed is None and folded is None:
             if is_unread(module, name):
                 continue
-            raise CompressionError(
+            raise RefusedError(
                 f"{where}.{full} ({type(module).__name__}) is a stack of {len(parameter)} matrices"
                 f" of {parameter.dtype} that can't be pruned one by one, and it is not silently left dense"
             )
         if not parameter.is_floating_point():
-            raise CompressionError(
+            raise RefusedError(
                 f"{where}.{full} is stored as {parameter.dtype}: an already quantized model can't be pruned; "
                 "start from its dense checkpoint"
             )

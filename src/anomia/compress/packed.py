@@ -20,7 +20,7 @@ from anomia.compress.packing.base import PackedFormat, layers_of
 from anomia.compress.report import MatrixReport
 from anomia.compress.steps import Embeddings, Quantize
 from anomia.compress.verify import PRUNE_AGAIN
-from anomia.errors import CompressionError, StudyError, nearest
+from anomia.errors import CompressionError, RefusedError, StudyError, nearest
 from anomia.files import read_json, write_json
 from anomia.models.tensors import splits_on_loading
 from anomia.words import counted
@@ -56,13 +56,13 @@ def check_loadable(model: nn.Module, reasons: Mapping[str, str], save_as: SaveAs
     """
     split = "" if FORMATS[save_as].splits else splits_on_loading(model)
     if split:
-        raise CompressionError(
+        raise RefusedError(
             f"{type(model).__name__} can't be stored as {save_as}: transformers splits {split} while loading, which it can't "
             f"do with packed tensors; {leave_out(save_as)}"
         )
     if reasons and all(reasons.values()):
         name, why = next(iter(reasons.items()))
-        raise CompressionError(
+        raise RefusedError(
             f"no matrix of this model can be stored as {save_as} ({name}: {why}); {leave_out(save_as)}"
         )
 

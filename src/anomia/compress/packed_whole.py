@@ -32,7 +32,7 @@ from anomia.compress.shards import write_index, write_shard
 from anomia.compress.stacks import orientation
 from anomia.compress.steps import Quantize
 from anomia.compress.verify import check_saved
-from anomia.errors import AnomiaError, CompressionError, MissingExtraError
+from anomia.errors import AnomiaError, MissingExtraError, RefusedError
 from anomia.models.files import INDEX
 from anomia.models.tensors import file_names, merged_on_loading
 
@@ -50,7 +50,7 @@ def plan_whole(model: Any, decoder: DecoderBlocks, step: Quantize, save_as: Save
     why = FORMATS[save_as].merged(grid_of(step, torch.float32))
     for name, quantized in stored.items():
         if why and quantized.codes.dim() == 2 and is_merged(name):
-            raise CompressionError(
+            raise RefusedError(
                 f"{name} can't be stored as {save_as}: transformers merges it with others while loading, {why}; or "
                 + leave_out(save_as)
             )
@@ -159,7 +159,7 @@ def pack_folder(
             if reasons.get(name) == "":
                 its = stored[name]
                 if not torch.equal(its.values(), value):
-                    raise CompressionError(
+                    raise RefusedError(
                         f"the codes of {name} don't give its stored values; {leave_out(save_as)}"
                     )
                 parts = tensors_of(its, save_as)
@@ -173,6 +173,6 @@ def pack_folder(
     try:
         check_saved(out, model)
     except AnomiaError as error:
-        raise CompressionError(
+        raise RefusedError(
             f"what was stored as {save_as} doesn't load as the model in memory ({error}); {leave_out(save_as)}"
         ) from None

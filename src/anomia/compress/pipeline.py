@@ -21,7 +21,7 @@ from anomia.compress.statistics import SharedInput, StatisticNeeds, observe
 from anomia.compress.steps import Pattern, Prune, Quantize, Target, Update
 from anomia.compress.visit import AtBlock, Blocks, visit
 from anomia.compress.walk import make_model_batches
-from anomia.errors import CompressionError, RefusedError
+from anomia.errors import RefusedError
 
 OnProgress = Callable[[int, int], None]
 # Relative rounding of an error that is summed in float32 over all rows.
@@ -130,7 +130,7 @@ def _no_states(where: str, step: Prune | Quantize) -> Callable[[int], torch.Tens
     """Return a substitute for the states that raises, for blocks that can't be run by themselves."""
 
     def read(_: int) -> torch.Tensor:
-        raise CompressionError(
+        raise RefusedError(
             f"{where} can't be run by itself, which {step.method} needs; {', '.join(without_running(step))} don't"
         )
 
@@ -175,7 +175,7 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
         for report in updater_of(update.method).run(work, dense, update):
             old = before[report.name]
             if report.zeros < old.zeros:
-                raise CompressionError(
+                raise RefusedError(
                     f"{work.where}.{report.name} has {report.zeros:,} zeros after {update} where {old.zeros:,} were "
                     "there before. Please report this with the model's name"
                 )
@@ -238,7 +238,7 @@ def check_target(decoder: DecoderBlocks, target: Target) -> None:
         where = decoder.path(index)
         for matrix in all_matrices(block, where):
             if isinstance(target, Pattern) and matrix.weight.shape[1] % target.group:
-                raise CompressionError(
+                raise RefusedError(
                     f"{where}.{matrix.name} has {matrix.weight.shape[1]} inputs, which {target} can't divide;"
                     " choose a pattern whose M divides them, or a sparsity"
                 )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from anomia.errors import CompressionError
+from anomia.errors import RefusedError
 
 # Block attribute: names of the parameters shared with an earlier block (Zamba's attention).
 _SHARED = "_anomia_shared"
@@ -18,7 +18,7 @@ def mark_shared(blocks: Sequence[nn.Module]) -> None:
     Raises `CompressionError` for a block that is in the list twice: it would share all of them with itself, and stay dense.
     """
     if len(set(map(id, blocks))) < len(blocks):
-        raise CompressionError(
+        raise RefusedError(
             f"the model has the same block ({type(blocks[0]).__name__}) several times in its list of blocks, so what it "
             "would lose can't be counted; make a copy of the block for each place"
         )

@@ -16,7 +16,7 @@ from anomia.compress.calls import Call, run_block
 from anomia.compress.exponents import near_one
 from anomia.compress.matrices import FusedExperts, WeightMatrix, find_fused_experts, find_matrices
 from anomia.compress.products import Watched, WeightProducts
-from anomia.errors import CompressionError, RefusedError
+from anomia.errors import RefusedError
 
 # Tokens and Hessian rows per step: large enough for fast products, small enough for the caches and for buffers that
 # aren't returned to the system each time.
@@ -223,7 +223,7 @@ class _Gathering:
         )
         _, owner, named = self._seen.setdefault(key, (source, self.owners.get(name, name), set()))
         if self.owners.setdefault(name, owner) != owner:
-            raise CompressionError(f"{self.where}.{name} doesn't share its input with {owner} in every batch")
+            raise RefusedError(f"{self.where}.{name} doesn't share its input with {owner} in every batch")
         self._times[name] += name not in named
         if owner == name and name not in named:
             rows = _real_rows(inputs, self._batch, f"{self.where}.{name}")
@@ -237,7 +237,7 @@ class _Gathering:
         """Refuse matrices that shared an input in some batches only."""
         for name, owner in self.owners.items():
             if self._times[name] != self._times[owner]:
-                raise CompressionError(f"{self.where}.{name} doesn't share its input with {owner} each time")
+                raise RefusedError(f"{self.where}.{name} doesn't share its input with {owner} each time")
 
 
 def _grouped(
@@ -247,7 +247,7 @@ def _grouped(
     for fused in experts:
         slices = {matrix.name: matrix for matrix in fused.matrices()}
         if not slices.keys() & owners.keys():
-            raise CompressionError(
+            raise RefusedError(
                 f"{gathering.where}.{fused.name} holds the matrices of {len(slices)} experts in one parameter"
                 f" {list(fused.parameter.shape)} that the model doesn't use one by one; such a mixture can't"
                 " be pruned with calibration text, and is not silently left dense"
@@ -267,7 +267,7 @@ def _real_rows(inputs: torch.Tensor, batch: Batch, where: str) -> torch.Tensor:
     if batch.real is None:
         return rows
     if len(rows) != len(batch.real):
-        raise CompressionError(f"{where}: {len(rows)} rows for {len(batch.real)} tokens of a padded batch")
+        raise RefusedError(f"{where}: {len(rows)} rows for {len(batch.real)} tokens of a padded batch")
     return rows[batch.real.to(rows.device)]
 
 

@@ -113,7 +113,7 @@ def check_walk(model: nn.Module, decoder: DecoderBlocks, batch: Batch) -> None:
     """
     tried = try_walk(model, decoder, batch)
     if tried.fault or not tried.padded:
-        raise CompressionError(
+        raise RefusedError(
             f"{tried.fault or f'{type(model).__name__} lets a token see later ones'}; its blocks can't be worked on one by one"
         )
 
@@ -159,7 +159,7 @@ def _try(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> Decoder
             if len(types) > 1
             else ""
         )
-        raise CompressionError(
+        raise RefusedError(
             f"{type(model).__name__} fails in its own forward pass ({error}){mixed}"
         ) from error
     # Texts of unequal length never run together in a mixture of experts.
@@ -168,9 +168,9 @@ def _try(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> Decoder
     )
     try:
         if any(map(shares_matrices, decoder.modules)):
-            raise CompressionError(f"the blocks {decoder.name} of {type(model).__name__} share matrices")
+            raise RefusedError(f"the blocks {decoder.name} of {type(model).__name__} share matrices")
         if len(expected) > len(decoder.modules):
-            raise CompressionError(
+            raise RefusedError(
                 f"{type(model).__name__} calls blocks of {decoder.name} more than once for a text"
             )
         hidden, calls = record_calls(model, decoder, ids)
@@ -182,7 +182,7 @@ def _try(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> Decoder
             hidden = run_block(block, hidden, call)
             other = run_block(block, other, another)
             if not call.skipped and not _alike(hidden, next(called)):
-                raise CompressionError(
+                raise RefusedError(
                     f"the blocks {decoder.name} of {type(model).__name__} depend on more than their inputs; run one after"
                     " the other they give other states than the whole model"
                 )

@@ -16,7 +16,7 @@ import yaml
 
 from anomia import grade, text
 from anomia.errors import RunError
-from anomia.files import write_text
+from anomia.files import check_own, write_text
 from anomia.items.prompts import read_templates, write_prompt
 from anomia.run_folder import RunFolder
 
@@ -50,6 +50,7 @@ def process_results(doc, results):
 
 
 # Options are bare letters if, as in MMLU, the prompt held the option texts; an imported log doesn't separate those.
+_GROUP = "anomia.yaml"
 _LETTERS = list(string.ascii_uppercase)
 
 
@@ -73,7 +74,7 @@ def export_tasks(run: Path, folder: Path) -> Exported:
     scored.
 
     Raises:
-        RunError: the run has no items that can be asked, or the folder can't be written.
+        RunError: the run has no items that can be asked, the folder has files of the user, or it can't be written.
     """
     opened = RunFolder(run)
     study = opened.study() if opened.is_run else {}
@@ -116,15 +117,19 @@ def export_tasks(run: Path, folder: Path) -> Exported:
         "do_sample": False,
     }
     names: list[str] = []
+    slugs = {language: _slug(language) for language in languages}
+    written = [f"{slug}.jsonl" for slug in slugs.values()]
+    written += [f"{name}.yaml" for slug in slugs.values() for name, _ in _tasks(slug, generation)]
+    check_own(folder, [*written, _GROUP, "utils.py"], mark=(_GROUP, "group: anomia"), about="export")
     for language, docs in languages.items():
-        slug = _slug(language)
+        slug = slugs[language]
         write_text(
             folder / f"{slug}.jsonl", "".join(json.dumps(doc, ensure_ascii=False) + "\n" for doc in docs)
         )
         for name, task in _tasks(slug, generation):
             _write_yaml(folder / f"{name}.yaml", task)
             names.append(name)
-    _write_yaml(folder / "anomia.yaml", {"group": "anomia", "task": names})
+    _write_yaml(folder / _GROUP, {"group": "anomia", "task": names})
     write_text(folder / "utils.py", _helpers())
     command = _command(folder, chat=bool(study.get("chat")), system=str(study.get("system") or ""))
     return Exported(names, command, excluded, str(study.get("grader") or grade.CONTAINMENT.grader))

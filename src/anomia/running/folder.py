@@ -20,6 +20,8 @@ from anomia.run_folder import RunFolder
 from anomia.study import Study, write_study
 
 SHARD_ITEMS = 32
+# As `files.write_bytes` names them.
+_PARTIAL = re.compile(r"\..+\.\d+\.part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,8 @@ def set_damaged_aside(run: OpenedRun, shards: Iterable[Shard]) -> list[Path]:
             found.append(set_aside(file))
     if is_local(run.path):
         for half in run.path.rglob(".*.part"):
-            half.unlink(missing_ok=True)
+            if _PARTIAL.fullmatch(half.name):
+                half.unlink(missing_ok=True)
     return found
 
 

@@ -12,7 +12,7 @@ from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import StatisticNeeds
 from anomia.compress.steps import Pattern, Update
-from anomia.errors import CompressionError, RefusedError
+from anomia.errors import RefusedError
 
 # The settings of the authors' code. The threshold is for inputs summed over a window of 2048 tokens.
 CYCLES = 50
@@ -109,7 +109,7 @@ def dsnot(
     if pattern is not None:
         kept = (~mask).reshape(-1, pattern.group).sum(dim=1)
         if int(kept.max()) > pattern.keep:
-            raise CompressionError(f"{where}: the mask keeps more than {pattern} allows")
+            raise RefusedError(f"{where}: the mask keeps more than {pattern} allows")
     mean = sums.double() / tokens
     # In float64: for inputs that hardly vary, this is the difference of two large, nearly equal numbers.
     power = squares.double() / tokens

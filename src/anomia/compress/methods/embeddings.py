@@ -15,7 +15,7 @@ from torch import nn
 from anomia.compress.methods.ggml import fitting, format_of, packed_bytes, round_trip
 from anomia.compress.report import MatrixReport
 from anomia.compress.shards import check_weights
-from anomia.errors import CompressionError
+from anomia.errors import RefusedError
 
 # Rows of a table rounded at a time, so that progress can be reported.
 _ROWS = 1 << 14
@@ -100,12 +100,12 @@ def find_tables(model: nn.Module) -> list[TokenTable]:
     for name, module in _token_modules(model).items():
         weight = module.weight
         if not weight.is_floating_point() or weight.dim() != 2 or type(weight.data) is not torch.Tensor:
-            raise CompressionError(
+            raise RefusedError(
                 f"{name} is stored as {weight.dtype} ({type(weight).__name__}): a quantized table can't be rounded "
                 "again; start from the dense checkpoint"
             )
         if weight.is_meta:
-            raise CompressionError(f"{name} has no values on this machine; load the model on one device")
+            raise RefusedError(f"{name} has no values on this machine; load the model on one device")
         before = found.get(weight.data_ptr())
         names = (*before.names, name) if before else (name,)
         found[weight.data_ptr()] = TokenTable(names, weight.data)
@@ -128,7 +128,7 @@ def _token_modules(model: Any) -> dict[str, Any]:
     ]
     found = [module for module in (embeddings, *others, head) if module is not None]
     if not found or not all(isinstance(getattr(module, "weight", None), torch.Tensor) for module in found):
-        raise CompressionError(f"{type(model).__name__} has no token embeddings that can be rounded")
+        raise RefusedError(f"{type(model).__name__} has no token embeddings that can be rounded")
     return {
         f"{next(name for name, each in model.named_modules() if each is module)}.weight": module
         for module in found

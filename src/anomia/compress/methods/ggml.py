@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from anomia.errors import CompressionError, RefusedError
+from anomia.errors import RefusedError
 
 SUPER = 256
 _SMALLEST = 1e-15
@@ -53,7 +53,7 @@ def fitting(kind: str, columns: int) -> str:
 def format_of(kind: str) -> Format:
     """Return a format by its name. Raises `CompressionError` for an unknown name."""
     if kind not in FORMATS:
-        raise CompressionError(f"{kind!r} is not a format of GGUF files; known: {', '.join(FORMATS)}")
+        raise RefusedError(f"{kind!r} is not a format of GGUF files; known: {', '.join(FORMATS)}")
     return FORMATS[kind]
 
 
@@ -67,7 +67,7 @@ def round_trip(weight: torch.Tensor, kind: str, *, where: str = "the matrix") ->
     found = format_of(kind)
     rows, columns = weight.shape
     if columns % found.values:
-        raise CompressionError(
+        raise RefusedError(
             f"{where} has rows of {columns} values, which blocks of {found.values} ({kind}) can't divide; "
             f"llama.cpp stores such rows as {fitting(kind, columns)}"
         )
@@ -85,7 +85,7 @@ def round_trip(weight: torch.Tensor, kind: str, *, where: str = "the matrix") ->
         blocks = part.reshape(-1, found.values).T.contiguous()
         rounded = found.round_trip(blocks).T.reshape(part.shape)
         if not bool(torch.isfinite(rounded).all()):
-            raise CompressionError(
+            raise RefusedError(
                 f"{where} has values up to {float(part.abs().max()):.3g}, too large for the half-precision scales of {kind}"
             )
         result[start : start + size] = rounded

@@ -13,7 +13,7 @@ from anomia.compress.matrices import all_matrices, find_matrices, layer_of
 from anomia.compress.methods.quantize import require, without_cuda
 from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
-from anomia.errors import CompressionError
+from anomia.errors import RefusedError
 
 OUTLIER_THRESHOLD = 6.0
 
@@ -33,7 +33,7 @@ def replace_linears(
             m.name for m in all_matrices(block, where) if not isinstance(layer_of(block, m.name), nn.Linear)
         ]
         if others:
-            raise CompressionError(
+            raise RefusedError(
                 f"llm.int8 replaces linear layers, and {where}.{others[0]} is not one; use int8"
             )
     reports: list[MatrixReport] = []
@@ -53,7 +53,7 @@ def replace_linears(
             try:
                 layer = layer.to(matrix.weight.device).requires_grad_(False)
             except (RuntimeError, NotImplementedError, AttributeError) as error:
-                raise CompressionError(without_cuda("llm.int8", matrix.weight, error)) from None
+                raise RefusedError(without_cuda("llm.int8", matrix.weight, error)) from None
             block.set_submodule(matrix.name, layer)
         if progress is not None:
             progress(index + 1, len(decoder.modules))

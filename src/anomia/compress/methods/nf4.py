@@ -9,7 +9,7 @@ from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.quantize import RoundTrip, require, round_block, without_cuda
 from anomia.compress.report import MatrixReport
-from anomia.errors import CompressionError
+from anomia.errors import RefusedError
 
 
 def _round_nf4(work: BlockWork) -> list[MatrixReport]:
@@ -26,7 +26,7 @@ def _nf4() -> RoundTrip:
             packed, scales = functional.quantize_4bit(weight, quant_type="nf4", blocksize=NF4_BLOCK)
             values: torch.Tensor = functional.dequantize_4bit(packed, scales)
         except (RuntimeError, NotImplementedError, AttributeError) as error:
-            raise CompressionError(without_cuda("nf4", weight, error)) from None
+            raise RefusedError(without_cuda("nf4", weight, error)) from None
         return values.to(weight.dtype)
 
     return round_trip

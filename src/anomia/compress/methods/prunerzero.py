@@ -21,7 +21,7 @@ from anomia.compress.methods.zeros import zero
 from anomia.compress.products import Watched, WeightProducts
 from anomia.compress.report import MatrixReport
 from anomia.compress.steps import Target
-from anomia.errors import CompressionError, RefusedError
+from anomia.errors import RefusedError
 
 CHOICES = (
     "the tree mul(abs(mul(W, W)), mms(G)) of the authors' repository, compared within each output row",
@@ -122,7 +122,7 @@ def _like(matrix: WeightMatrix, block: nn.Module, squares: Mapping[int, torch.Te
         if shares and id(parameter) in squares:
             flat = squares[id(parameter)].reshape(-1)
             return torch.as_strided(flat, tuple(matrix.weight.shape), matrix.weight.stride(), offset)
-    raise CompressionError(f"{matrix.name} has no gradient")
+    raise RefusedError(f"{matrix.name} has no gradient")
 
 
 def _prune_block(work: BlockWork) -> list[MatrixReport]:

@@ -21,7 +21,7 @@ from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
 from anomia.compress.steps import Quantize
-from anomia.errors import CompressionError, MissingExtraError
+from anomia.errors import MissingExtraError, RefusedError
 
 DEQUANTIZED = "weights hold the dequantized values: size and speed are the dense model's"
 
@@ -64,7 +64,7 @@ def check_groups(decoder: DecoderBlocks, step: Quantize) -> None:
         if count % group:
             fitting = math.gcd(group, *columns.values())
             fits = str(step.with_option("group", fitting))
-            raise CompressionError(
+            raise RefusedError(
                 f"{name} has {count} inputs, which groups of {group} can't divide;"
                 f" {fits} fits every matrix of this model"
             )

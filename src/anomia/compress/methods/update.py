@@ -14,7 +14,7 @@ from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import StatisticNeeds
 from anomia.compress.steps import Update
-from anomia.errors import CompressionError, RefusedError
+from anomia.errors import RefusedError
 
 SOLVERS = ("cg", "admm")
 ITERATIONS = 50
@@ -109,7 +109,7 @@ def masked_least_squares(
     Raises `CompressionError` for NaN or infinite values, and for a start that isn't zero where masked.
     """
     if solver not in SOLVERS:
-        raise CompressionError(f"{where}: unknown solver {solver!r}; there are {' and '.join(SOLVERS)}")
+        raise RefusedError(f"{where}: unknown solver {solver!r}; there are {' and '.join(SOLVERS)}")
     finite = bool(torch.isfinite(hessian).all()) and all(bool(torch.isfinite(w).all()) for w in dense)
     if not finite:
         raise RefusedError(
@@ -122,7 +122,7 @@ def masked_least_squares(
     done = Updated([], [], [], 0, [], solver)
     for weight, mask, begin in zip(dense, masks, starts, strict=True):
         if bool(begin[mask].any()):
-            raise CompressionError(f"{where}: the weights to begin with aren't zero where the mask is")
+            raise RefusedError(f"{where}: the weights to begin with aren't zero where the mask is")
         new = torch.empty_like(weight)
         exponent = far_exponent([weight])
         before = after = norm = taken = left = 0.0

@@ -22,7 +22,7 @@ from anomia.compress.methods.zeros import zero, zero_all
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import InputStatistic, StatisticNeeds, observe
 from anomia.compress.steps import Prune, Target
-from anomia.errors import CompressionError, RefusedError
+from anomia.errors import RefusedError
 
 # The paper's settings of the regional optimizer: windows per round and learning rate.
 WINDOWS = 32
@@ -299,8 +299,8 @@ def _check_order(twin: nn.Module, states: torch.Tensor, call: Call, where: str) 
         raise _other_order(where)
 
 
-def _other_order(where: str) -> CompressionError:
-    return CompressionError(
+def _other_order(where: str) -> RefusedError:
+    return RefusedError(
         f"the states of {where} have tokens first and texts after, so this method would take one for the other; "
         "wanda doesn't tell them apart"
     )

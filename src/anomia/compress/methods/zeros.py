@@ -12,7 +12,7 @@ from anomia.compress.methods.masks import Chosen
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import InputStatistic
 from anomia.compress.steps import Pattern, Target
-from anomia.errors import CompressionError
+from anomia.errors import RefusedError
 
 # SparseGPT's blocks of columns; it rounds down in each block.
 COLUMNS = 128
@@ -71,7 +71,7 @@ def check_zeros(report: MatrixReport, target: Target, where: str) -> None:
     """Refuse a matrix with fewer zeros than requested, whatever the reason."""
     fewest = _fewest(report.shape, target)
     if report.zeros < fewest:
-        raise CompressionError(
+        raise RefusedError(
             f"{where}.{report.name} has {report.zeros:,} zeros after pruning where {fewest:,} were asked for; its "
             "scores can't be compared. Please report this with the model's name"
         )

@@ -13,7 +13,7 @@ from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.matrices import all_matrices, block_weights
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.rebuild import CannotExpressError
-from anomia.errors import CompressionError
+from anomia.errors import RefusedError
 
 NAME = "flap"
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads")
@@ -139,7 +139,7 @@ def find_channels(
         step = rebuild.granularity(inner)
         kept = -(-kept // step) * step if kept > 0 else kept
         if kept <= 0:
-            raise CompressionError(
+            raise RefusedError(
                 f"{NAME}:{share:g} would leave no feed-forward channel of {type(model).__name__}; choose a smaller share"
             )
         if kept == inner:

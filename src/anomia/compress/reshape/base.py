@@ -10,7 +10,7 @@ from anomia.compress.calibration import Windows
 from anomia.compress.options import BATCH_TOKENS
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.report import ReshapeReport
-from anomia.errors import CompressionError
+from anomia.errors import RefusedError
 
 if TYPE_CHECKING:
     from anomia.compress.pipeline import OnProgress
@@ -91,7 +91,7 @@ class Reshaper(NamedTuple):
                 finite, or the method refuses it; nothing was changed.
         """
         if windows is None or not any(windows.token_ids):
-            raise CompressionError(f"{self.name} needs calibration text, and none was given")
+            raise RefusedError(f"{self.name} needs calibration text, and none was given")
         if subject.decoder.paths:
             why = f"it has several stacks of blocks: {subject.decoder.name}"
             raise rebuild.refusal(self.name, subject.model, why)

@@ -24,7 +24,7 @@ from anomia.compress.reshape.parts import ReshapePlan
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.statistics import StatisticNeeds
 from anomia.compress.walk import calibrating, check_walk, make_model_batches
-from anomia.errors import CompressionError, RefusedError
+from anomia.errors import RefusedError
 from anomia.words import reason_of
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def count_of(share: float, total: int, method: str, what: str) -> int:
     count = int(share) if isinstance(share, int) else int(total * share + 1e-9)
     if not 1 <= count < total:
         least = f"{1 / total:.3f}".rstrip("0") if total > 1 else "a larger model"
-        raise CompressionError(
+        raise RefusedError(
             f"{method}:{share:g} would remove {max(count, 0)} of {total} {what}; "
             f"choose a share from {least} that leaves at least one"
         )
@@ -276,7 +276,7 @@ def real_rows(states: torch.Tensor, batch: Batch) -> torch.Tensor:
         return rows
     streams, rest = divmod(len(rows), len(batch.real))
     if rest:
-        raise CompressionError(f"{len(rows)} rows for {len(batch.real)} tokens of a padded batch")
+        raise RefusedError(f"{len(rows)} rows for {len(batch.real)} tokens of a padded batch")
     return rows[batch.real.to(rows.device).repeat(streams)]
 
 

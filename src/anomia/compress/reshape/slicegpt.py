@@ -23,7 +23,7 @@ from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Subject
 from anomia.compress.visit import AtBlock
-from anomia.errors import CompressionError
+from anomia.errors import RefusedError
 
 NAME = "slicegpt"
 
@@ -65,7 +65,7 @@ def slice_states(subject: Subject, share: float, walk: Walk) -> ReshapeReport:
     """
     model, decoder, windows = subject.model, subject.decoder, walk.windows
     if not 0 < share < 1:
-        raise CompressionError(
+        raise RefusedError(
             f"{NAME}:{share:g} is not a share of the hidden size; give a number between 0 and 1"
         )
     try:
@@ -105,7 +105,7 @@ def _sizes(model: nn.Module, share: float) -> tuple[int, int]:
     step = rebuild.granularity(size)
     width = -(-math.ceil(size * (1 - share) - 1e-9) // step) * step
     if width >= size:
-        raise CompressionError(
+        raise RefusedError(
             f"{NAME}:{share:g} is less than {step} of the hidden size {size}; choose a larger share"
         )
     best, why = 0, "nothing would be left"

@@ -16,7 +16,7 @@ from anomia.compress.reshape.subject import Subject
 from anomia.compress.statistics import StatisticNeeds
 from anomia.compress.visit import AtBlock
 from anomia.compress.walk import make_model_batches
-from anomia.errors import CompressionError
+from anomia.errors import RefusedError
 
 # Calibration tokens per block on which every expert is run, to compare their outputs.
 _COMPARED_TOKENS = 2048
@@ -110,7 +110,7 @@ class _Counter:
 
     def finish(self) -> Usage:
         if not bool(self._tokens.any()):
-            raise CompressionError(
+            raise RefusedError(
                 f"{self._method}: no calibration token reached {self._where}; give longer text"
             )
         saliency = self._weighted / self._tokens.clamp(min=1)
@@ -135,7 +135,7 @@ def _counting(module: nn.Module | None, counter: _Counter) -> Iterator[None]:
         given = (*args, *kwargs.values())
         counter_args = routing_of(given)
         if counter_args is None:
-            raise CompressionError(
+            raise RefusedError(
                 f"{counter._method}: {counter._where} ({type(experts).__name__}) isn't called with states, choices and "
                 "weights, so it can't be seen which expert gets which token"
             )

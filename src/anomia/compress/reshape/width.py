@@ -29,7 +29,7 @@ from anomia.compress.reshape.parts import ReshapePlan, TensorRecipe, all_taken, 
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Subject
-from anomia.errors import CompressionError
+from anomia.errors import RefusedError
 
 
 def narrow(subject: Subject, share: float, walk: Walk) -> ReshapeReport:
@@ -51,16 +51,14 @@ def narrow(subject: Subject, share: float, walk: Walk) -> ReshapeReport:
     """
     model, decoder = subject.model, subject.decoder
     if not 0 < share < 1:
-        raise CompressionError(
-            f"{NAME}:{share:g} is not a share of the weights; give a number between 0 and 1"
-        )
+        raise RefusedError(f"{NAME}:{share:g} is not a share of the weights; give a number between 0 and 1")
     fused = [each for block in decoder.modules for each in find_fused_experts(block, where=decoder.name)]
     if any(each.fold is None for each in fused):
-        raise CompressionError(
+        raise RefusedError(
             f"{NAME} can't narrow the experts of {type(model).__name__}; use dropexperts for them"
         )
     if fused:
-        raise CompressionError(
+        raise RefusedError(
             f"{NAME} narrows linear layers, and {fused[0].name} of {type(model).__name__} is a parameter of none"
         )
     try:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from anomia.errors import RunError
-from anomia.files import write_text
+from anomia.files import check_own, write_text
 from anomia.locate.located import read_located
 from anomia.measure.results import Results, read_results, read_sparsity
 from anomia.probes import BY_NAME, GRADE, LADDER, ORACLES, short
@@ -25,7 +25,7 @@ from anomia.report.page.explorer import (
     prompt_templates,
     templates_of,
 )
-from anomia.report.page.package import compressed, embedded_bytes, page
+from anomia.report.page.package import DATA_ELEMENT, compressed, embedded_bytes, page
 from anomia.report.render.files import write_tables
 from anomia.run_folder import ReportFolder, RunFolder
 
@@ -61,8 +61,15 @@ def write_report(
         formats: of the figure files; empty for no files.
 
     Raises:
-        RunError: a run can't be read, or the report can't be written.
+        RunError: a run can't be read, the report can't be written, or it would overwrite files of the user.
     """
+    files = ReportFolder(out)
+    check_own(
+        out,
+        (files.page.name, files.figures.name, files.tables.name),
+        mark=(files.page.name, DATA_ELEMENT),
+        about="report",
+    )
     runs = named_runs(folders, results)
     drawn = draw_all(runs)
     items = [(folder, run.results.records) for folder, run in zip(folders, runs, strict=True)]
@@ -72,7 +79,6 @@ def write_report(
     rows, blocks, omitted = _embedded(tables, LARGEST_PAGE - len(bare.encode()))
     explorer = {"explorer": explorer_values(runs, omitted=omitted)}
     text = page(values | explorer, specs=specs, index=rows, blocks=blocks)
-    files = ReportFolder(out)
     write_text(files.page, text)
     try:
         if formats:

@@ -20,6 +20,8 @@ SCRIPTS = (
     "dom", "text", "match", "data", "theme", "tables", "figures", "sections", "probabilities", "prompts", "item",
     "filters", "list", "explorer", "main",
 )  # fmt: skip
+DATA_ELEMENT = "report-data"
+"""The id of the element with the page's content."""
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -41,7 +43,7 @@ def page(
         served: whether the page may send requests to the server that it came from.
     """
     script, style, vega = _joined("js", SCRIPTS), _joined("css", STYLES) + outcome_colors(), vega_bundle()
-    data = [_block("report-data", "application/json", json_text(document))]
+    data = [_block(DATA_ELEMENT, "application/json", json_text(document))]
     data.append(_block("vega-code", "application/gzip", _packed(gzip.compress(vega.encode(), 9, mtime=0))))
     data.append(_block("figure-specs", "application/gzip", _packed(specs)))
     if index:
