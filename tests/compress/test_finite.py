@@ -489,3 +489,52 @@ def test_a_bias_is_not_taken_for_a_mask() -> None:
     for name in ("h.0.attn.c_attn.bias", "h.0.attn.bias"):
         with pytest.raises(RefusedError, match=f"{name} has 1 of 4 values"):
             check_weights(mask | {name: torch.tensor([0.0, torch.nan, 1.0, 2.0])})
+
+
+@pytest.mark.parametrize("arm", ["wanda:0.5", "sparsegpt:0.5", "gptq:4,group=8"])
+def test_an_error_tells_how_far_the_model_in_memory_is_changed(
+    make_model: Make, windows: Windows, arm: str
+) -> None:
+    model = make_model()
+    find_blocks(model).modules[1].input_layernorm.weight.data.fill_(1e25)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(CompressionError) as caught:
+        pruned(model, arm, windows)
+    assert caught.value.__notes__ == [
+        "the model in memory may be changed in its first 2 blocks; load it again"
+    ]
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert {name[: len("model.layers.0")] for name in changed} <= {"model.layers.0", "model.layers.1"}
+
+
+def test_an_error_of_token_tables_tells_that_they_may_be_changed(make_model: Make, windows: Windows) -> None:
+    model = make_model()
+    model.model.embed_tokens.weight.data[-1] = 1e30
+    with pytest.raises(CompressionError, match="too large for the half-precision scales") as caught:
+        pruned(model, "embeddings:q8_0", windows)
+    assert caught.value.__notes__ == ["the model in memory may be changed in its token tables; load it again"]
+
+
+@pytest.mark.parametrize(
+    ("arm", "name"),
+    [
+        ("magnitude:5:9", ""),
+        ("gptq:4,group=7", ""),
+        ("wanda:0.5", "model.layers.2.mlp.down_proj.weight"),
+        ("embeddings:q8_0", "lm_head.weight"),
+        ("flap:0.2", "model.norm.weight"),
+    ],
+)
+def test_what_is_refused_before_the_work_changes_nothing(
+    make_model: Make, windows: Windows, arm: str, name: str
+) -> None:
+    model = make_model()
+    if name:
+        model.get_parameter(name).data.view(-1)[0] = torch.nan
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(CompressionError) as caught:
+        pruned(model, arm, windows)
+    assert not hasattr(caught.value, "__notes__")
+    for key, value in model.state_dict().items():
+        assert torch.equal(value.nan_to_num(7), before[key].nan_to_num(7)), key

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from typing import Any
 
@@ -44,7 +44,7 @@ from anomia.compress.steps import (
 )
 from anomia.compress.visit import BlocksInMemory
 from anomia.compress.walk import calibrating, try_walk
-from anomia.errors import RefusedError, StudyError
+from anomia.errors import CompressionError, RefusedError, StudyError
 from anomia.words import counted
 
 FEW_TOKENS = 128
@@ -101,7 +101,10 @@ def compress(
         dense: names of matrices that stay as they are.
 
     Raises:
-        CompressionError: the step doesn't fit this model; nothing was changed.
+        CompressionError: the step doesn't fit this model. If its weights, the shapes of its matrices, the calibration
+            text or a trial pass show that, nothing was changed. NaN, infinite or too large states, statistics and
+            results show only during the work: then a part may be changed already, as a note on the error says
+            (`__notes__`), and the model has to be loaded again. `compress_folder` changes no model of the caller.
     """
     if isinstance(step, Checkpoint | Null | Served):
         raise RefusedError(f"{step} is a complete model: load it instead of base")
@@ -116,7 +119,8 @@ def compress(
     matrices: tuple[MatrixReport, ...] = ()
     shaped: ReshapeReport | None = None
     if isinstance(step, Embeddings):
-        matrices = tuple(embeddings.quantize_embeddings(model, step.kind, progress=progress))
+        with _told(lambda: "token tables"):
+            matrices = tuple(embeddings.quantize_embeddings(model, step.kind, progress=progress))
     elif isinstance(step, Reshape):
         weights = block_weights(decoder)
         # Not inside `calibrating`: the new model would keep its temporary settings.
@@ -135,7 +139,8 @@ def compress(
                 stack.enter_context(calibrating(model))
                 decoder = try_walk(model, decoder, make_batches(windows)[0])
             blocks = BlocksInMemory(model, decoder, packed)
-            go_through(blocks, step, windows, finished, batch_tokens=batch_tokens, progress=progress)
+            with _told(lambda: f"first {counted(len(finished.reports) + 1, 'block')}"):
+                go_through(blocks, step, windows, finished, batch_tokens=batch_tokens, progress=progress)
         matrices = tuple(report for reports in finished.reports for report in reports)
     why = None if isinstance(step, Embeddings) else dense_in_files(model, decoder)
     return CompressionReport(
@@ -163,6 +168,16 @@ def compress(
         versions=versions("torchao", "bitsandbytes") if isinstance(step, Quantize) else versions(),
         size_bytes=stored_bytes(model, [step]),
     )
+
+
+@contextmanager
+def _told(part: Callable[[], str]) -> Iterator[None]:
+    """Add a note to an error in the body: which part of the model in memory may be changed already."""
+    try:
+        yield
+    except CompressionError as error:
+        error.add_note(f"the model in memory may be changed in its {part()}; load it again")
+        raise
 
 
 def check_steps(model: nn.Module, steps: Sequence[Step]) -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from anomia.compress.blocks import DecoderBlocks
 from anomia.errors import CompressionError, RefusedError
+from anomia.models.sizes import positions_of
 
 
 class Call(NamedTuple):
@@ -82,8 +83,8 @@ def record_calls(
         except (_RecordedError, CompressionError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            limit = getattr(_text_config(model), "max_position_embeddings", None)
-            if isinstance(limit, int) and input_ids.shape[1] > limit > 0:
+            limit = positions_of(getattr(model, "config", None))
+            if limit is not None and input_ids.shape[1] > limit:
                 raise _too_long(model, input_ids.shape[1], limit) from error
             if types := _types(decoder.modules[0], entered):
                 raise _mixed_types(types) from error
@@ -148,8 +149,8 @@ def text_limit(model: nn.Module) -> int | None:
     The limit is the smaller of `max_position_embeddings` and the usable rows of the position embedding tables. In some
     tables (RoBERTa) positions start after the row of the padding token.
     """
-    limit = getattr(_text_config(model), "max_position_embeddings", None)
-    limits = [limit] if isinstance(limit, int) and limit > 1 else []
+    limit = positions_of(getattr(model, "config", None))
+    limits = [limit] if limit is not None and limit > 1 else []
     for table in _position_tables(model):
         first = 0 if table.padding_idx is None else table.padding_idx + 1
         limits.append(table.num_embeddings - first)
@@ -168,11 +169,6 @@ def _too_long(model: nn.Module, length: int, limit: int) -> RefusedError:
         f"a calibration text has {length:,} tokens, and {type(model).__name__} has {limit:,} positions; cut texts there "
         f"(--calibration-tokens {limit}, or tokens={limit} in the step)"
     )
-
-
-def _text_config(model: nn.Module) -> Any:
-    config: Any = getattr(model, "config", None)
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from anomia.compress.reshape.subject import walked
 from anomia.compress.walk import calibrating
 from anomia.errors import CompressionError, RefusedError
 from anomia.models.examine import examine
+from anomia.models.sizes import text_part, vocabulary_of
 
 _TOKENS = 16
 # The first ids are often padding, and the marks of a text's start and end.
@@ -76,10 +77,9 @@ def check_logits(blocks: InFiles, ids: torch.Tensor, states: torch.Tensor) -> st
 
 def _few_tokens(model: Any) -> torch.Tensor:
     """Return token ids that the model has, [1, S], after its start token, whose states are the largest in many models."""
-    text = model.config.get_text_config()
-    count: int = text.vocab_size
+    count = vocabulary_of(model)
     ids = torch.arange(_FIRST, _FIRST + min(_TOKENS, text_limit(model) or _TOKENS))[None] % count
-    start = getattr(text, "bos_token_id", None)
+    start = getattr(text_part(model.config), "bos_token_id", None)
     if isinstance(start, int) and 0 <= start < count:
         ids[0, 0] = start
     check_tokens(model, ids)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from anomia.errors import DataError
+from anomia.models.sizes import fraction, positions_of
 
 WINDOW = 2048
 _ROWS = 256
@@ -37,9 +38,8 @@ def perplexity(
     Raises `DataError` for a text with fewer than two tokens.
     """
     start, ids = _encode(tokenizer, text, max_tokens)
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or window
-    window = min(window, limit)
-    step = window - len(start)
+    window = min(window, positions_of(model.config) or window)
+    step = max(1, window - len(start))
     loss, count = 0.0, 0
     for first in range(0, len(ids), step):
         row = torch.tensor([start + ids[first : first + step]], device=model.device)  # [1, S]
@@ -95,7 +95,7 @@ def token_losses(model: Any, row: torch.Tensor) -> torch.Tensor:
         first = model(input_ids=row[:, :2], use_cache=False).logits[0]  # [2, V]
     finally:
         handle.remove()
-    softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    softcap = fraction(model.config, "final_logit_softcapping")
 
     def logits_of(states: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = head(states).float()

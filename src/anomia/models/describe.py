@@ -22,6 +22,7 @@ from anomia.models.load import load_tokenizer, quiet_transformers, tokenizer_of
 from anomia.models.memory import PREFIX, held
 from anomia.models.reading import Reading, Template, read
 from anomia.models.rewritten import rewritten
+from anomia.models.sizes import positions_of
 from anomia.models.small_files import SmallFile, small_files
 from anomia.models.tokenization import Tokenization, plain
 from anomia.models.weights import Weights, build, describe_held, describe_weights, with_rows
@@ -202,7 +203,7 @@ def _description(
         generation={key: _plain(value) for key, value in generation.to_dict().items() if value is not None},
         end_tokens=_ends(name, generation.eos_token_id, reading.eos),
         dtype=_dtype(files, config, weights),
-        positions=getattr(text, "max_position_embeddings", None),
+        positions=positions_of(text),
         tokenizer=reading.tokenizer,
         fingerprint=reading.fingerprint,
         template=reading.template,

@@ -11,6 +11,7 @@ from transformers import modeling_gguf_pytorch_utils as gguf_utils
 
 from anomia.errors import ModelError
 from anomia.models.gguf_header import read_gguf_header, read_gguf_settings
+from anomia.models.sizes import layers_of
 
 # Tensors that llama.cpp uses, for architectures whose names the reader doesn't list itself.
 _USED = re.compile(r"\.bias$|^rope_(freqs|factors_long|factors_short)\.weight$")
@@ -57,8 +58,7 @@ def homeless(path: Path, model: Any) -> list[str]:
     else:
         names = set(header) - places.keys() - _taken_apart(model, header)
         names = {name for name in names if not _SILENT.search(name)}
-    text = model.config.get_text_config()
-    layers = int(getattr(text, "num_hidden_layers", 0) or 0)
+    layers = layers_of(model.config) or 0
     heads = int(read_gguf_settings(path).get("nextn_predict_layers", 0) or 0)
     return sorted(
         name

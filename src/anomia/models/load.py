@@ -38,6 +38,7 @@ from anomia.models.gguf_rules import refuse_settings, with_ends
 from anomia.models.gptq import gptq_readable
 from anomia.models.memory import PREFIX, held
 from anomia.models.refuse import refuse
+from anomia.models.sizes import positions_of
 from anomia.models.tensors import NOTHING, from_loading, ignored_notes, skeleton
 
 MAPPED = "map"
@@ -68,8 +69,7 @@ class LoadedModel:
     @property
     def positions(self) -> int | None:
         """The longest sequence that the model takes, in tokens; None if there is no limit."""
-        positions: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return positions
+        return positions_of(self.model.config)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

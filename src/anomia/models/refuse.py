@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from anomia.errors import ModelError
 from anomia.models.headers import StoredTensor
+from anomia.models.sizes import number, types_of
 from anomia.models.tensors import LAYER, SCALE, Account
 
 _WRAPPERS = (
@@ -151,7 +152,7 @@ def _layers(name: str, found: Account, config: Any) -> str | None:
         there = held.get(stack, set())
         if not there or there == wanted:
             continue
-        types = ", and shorten layer_types to it" if getattr(config, "layer_types", None) else ""
+        types = ", and shorten layer_types to it" if types_of(config) else ""
         remedy = (
             f"if it was pruned in depth set num_hidden_layers to {len(there)}{types}, else copy the config.json and all"
             " files of one model"
@@ -188,11 +189,11 @@ def _mismatch(name: str, found: Account, stored: Mapping[str, StoredTensor], con
     where = f" in {place.file.name}" if place else ""
     others = len(found.mismatched) - 1
     more = f" (and {others} more differ{'s' if others == 1 else ''})" if others else ""
-    text = config.get_text_config()
+    vocabulary = number(config, "vocab_size")
     first = there[0] if there else 0
-    if re.search(r"embed|wte|lm_head|embed_out", tensor) and first != text.vocab_size:
+    if re.search(r"embed|wte|lm_head|embed_out", tensor) and first != vocabulary:
         remedy = (
-            f"the vocabulary has another size than config.json's vocab_size ({text.vocab_size}): set it to {first} and"
+            f"the vocabulary has another size than config.json's vocab_size ({vocabulary}): set it to {first} and"
             " see that the tokenizer is this model's"
         )
     elif "expert" in tensor and there[1:] == expected[1:]:
@@ -230,9 +231,9 @@ def _shape(shape: Sequence[int]) -> str:
 def _ranges(numbers: Collection[int]) -> str:
     """`0-3, 7`."""
     parts: list[list[int]] = []
-    for number in sorted(numbers):
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
+    for each in sorted(numbers):
+        if parts and each == parts[-1][1] + 1:
+            parts[-1][1] = each
         else:
-            parts.append([number, number])
+            parts.append([each, each])
     return ", ".join(str(one) if one == other else f"{one}-{other}" for one, other in parts)

@@ -20,6 +20,7 @@ from transformers.core_model_loading import (
 )
 
 from anomia.models.headers import StoredTensor, same_values
+from anomia.models.sizes import layers_of, number
 from anomia.words import counted
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -244,10 +245,9 @@ def ignorable(name: str, config: Any) -> str | None:
     for reason, pattern in _TOLD.items():
         if pattern.search(name):
             return reason
-    text = config.get_text_config()
-    heads = getattr(text, "num_nextn_predict_layers", None) or 0
+    heads, layers = number(config, "num_nextn_predict_layers") or 0, layers_of(config)
     layer = LAYER.match(name)
-    if layer is not None and 0 <= int(layer[2]) - text.num_hidden_layers < heads:
+    if layer is not None and layers is not None and 0 <= int(layer[2]) - layers < heads:
         return "multi-token prediction"
     return None
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import psutil  # type: ignore[import-untyped]  # it brings no types
 import torch
 
+from anomia.compress.blocks import find_blocks
 from anomia.probe.twin import shallow_twin
 
 # Float32 is used only if it costs less than this many times the stored dtype.
@@ -89,8 +90,8 @@ def cost_of_float32(model: Any) -> float | None:
     if exact is None or exact.get_output_embeddings() is None:
         return None
     twins = {torch.float32: exact, model.dtype: copy.deepcopy(exact).to(model.dtype)}
-    depths = [each.config.get_text_config().num_hidden_layers for each in (model, exact)]
-    vocabulary = model.config.get_text_config().vocab_size
+    depths = [len(find_blocks(each).modules) for each in (model, exact)]
+    vocabulary = model.get_input_embeddings().weight.shape[0]
     asked = [(torch.randint(vocabulary, shape), number) for shape, number in _PASSES]
     best = {dtype: [float("inf")] * (len(asked) + 1) for dtype in twins}
     threads = torch.get_num_threads()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from anomia.errors import ModelError
+from anomia.models.sizes import positions_of, text_part, types_of, whole
 from anomia.probe import reference, tree
 from anomia.probe.ask import Ask, Decoding, Engine, OnSplit, OnTokens, Reply
 from anomia.probe.prefill import read_positions
@@ -62,12 +63,12 @@ def choose_engine(model: Any, wanted: str = "auto", *, tried: bool = False) -> C
 
 def supports_tree(model: Any, *, tried: bool = False) -> Support:
     """Checks whether a token tree fits a model, with a self-test (`selftest`) unless its architecture was `tried`."""
-    config = model.config.get_text_config()
+    config = text_part(model.config)
     if model.training:
         return Support(False, "the model is in training mode, so dropout would make its answers random")
     if getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt"):
         return Support(False, f"{_name(model)} biases attention by distance in the cache (ALiBi)")
-    types = set(getattr(config, "layer_types", None) or ())
+    types = set(types_of(config) or ())
     if getattr(model, "_is_stateful", False) or not types <= {"full_attention", "sliding_attention"}:
         return Support(
             False, f"{_name(model)} has layers with a recurrent state or attention of another kind"
@@ -88,14 +89,15 @@ def _name(model: Any) -> str:
 
 def _one_sided_length(config: Any) -> int | None:
     """The sequence length up to which rotary frequencies don't depend on the longest sequence of a batch."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    kinds = [p for p in (parameters, *parameters.values()) if isinstance(p, dict)]
-    limits: list[int] = [
-        kind.get("original_max_position_embeddings") or config.max_position_embeddings
+    parameters = getattr(config, "rope_parameters", None)
+    parts = parameters if isinstance(parameters, dict) else {}
+    kinds = [p for p in (parts, *parts.values()) if isinstance(p, dict)]
+    limits = [
+        whole(kind.get("original_max_position_embeddings")) or positions_of(config)
         for kind in kinds
         if kind.get("rope_type") in ("longrope", "dynamic")
     ]
-    return min(limits, default=None)
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _limited(longest: int) -> Engine:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anomia.models.sizes import layers_of, text_part, types_of, values_of, whole
 from anomia.probe.ask import Ask, RankTarget, TokenIds
 from anomia.probe.attention import WindowByLayer, recorded_windows, tree_attention_in
 from anomia.probe.cache import TreeCache
@@ -90,15 +91,19 @@ def _difference(model: Any, sequences: Sequence[TokenIds], found: Tensor) -> str
 
 def declared_windows(model: Any) -> WindowByLayer:
     """The attention window of each layer according to the model's configuration."""
-    config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
+    config = text_part(model.config)
+    layers = range(layers_of(config) or 0)
+    windows: list[int | None] = [whole(value) for value in values_of(config, "sliding_window")]
     if not getattr(config, "use_sliding_window", True):
-        window = None
-    layers = range(config.num_hidden_layers)
-    types = getattr(config, "layer_types", None)
+        windows = [None]
+    if len(windows) != len(layers):
+        windows = [max((each for each in windows if each is not None), default=None)] * len(layers)
+    types = types_of(config)
     if types is None:
-        return dict.fromkeys(layers, window)
-    return {layer: window if types[layer] == "sliding_attention" else None for layer in layers}
+        return dict(zip(layers, windows, strict=True))
+    # A layer without a type is taken for one without a window, which the self-test would find wrong.
+    slides = [kind == "sliding_attention" for kind in types] + [False] * len(layers)
+    return {layer: windows[layer] if slides[layer] else None for layer in layers}
 
 
 def _summary(windows: WindowByLayer) -> str:

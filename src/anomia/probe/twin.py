@@ -9,6 +9,7 @@ from torch import nn
 
 from anomia.compress.blocks import find_blocks
 from anomia.errors import CompressionError
+from anomia.models.sizes import text_part, types_of
 
 
 def shallow_twin(model: Any) -> Any | None:
@@ -38,14 +39,14 @@ def shallow_twin(model: Any) -> Any | None:
     # Third-party modules may fail in many ways when copied or cast.
     except (CompressionError, RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
         return None
-    config = twin.config.get_text_config()
-    if getattr(config, "layer_types", None) is not None:
-        config.layer_types = list(config.layer_types)[:count]
+    config = text_part(twin.config)
+    if (types := types_of(config)) is not None:
+        config.layer_types = types[:count]
     config.num_hidden_layers = count
     return twin
 
 
 def _kinds(model: Any, blocks: tuple[nn.Module, ...]) -> list[tuple[str, str]]:
     """The kind of each block: its class, and the attention type that the configuration gives it."""
-    types = getattr(model.config.get_text_config(), "layer_types", None) or [""] * len(blocks)
-    return [(type(block).__name__, str(kind)) for block, kind in zip(blocks, types, strict=True)]
+    types = types_of(model.config) or [""] * len(blocks)
+    return [(type(block).__name__, kind) for block, kind in zip(blocks, types, strict=True)]

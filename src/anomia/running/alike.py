@@ -27,6 +27,7 @@ from anomia.models.fingerprint import (
     is_same_weights,
     is_this_version,
 )
+from anomia.models.sizes import vocabulary_of
 from anomia.models.tokenization import same_ids
 from anomia.probe.asked import prompt_hash
 from anomia.probe.encode import EncodedItem
@@ -88,7 +89,7 @@ def ask_like_base(
             why=f"it has {rows:,} embeddings, fewer than base, and is asked its own token ids",
         )
     elif not same:
-        size = loaded.model.config.get_text_config().vocab_size
+        size = vocabulary_of(loaded.model)
         asked = Asked(
             False,
             same_ids=False,

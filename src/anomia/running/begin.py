@@ -24,6 +24,7 @@ from anomia.models.fingerprint import (
     fingerprint_tokenizer,
     fingerprint_weights,
 )
+from anomia.models.sizes import vocabulary_of
 from anomia.probe.memory import fitting_batch_size
 from anomia.run_folder import RunFolder, runs_of
 from anomia.running.answerer import LocalModel
@@ -73,7 +74,7 @@ def begin(cell: PlannedCell, base: LocalModel, progress: Progress, reuse: Sequen
         "size_bytes": stored_bytes(loaded.model, source=loaded.name, revision=study.revision),
         "tokenizer": fingerprint_tokenizer(loaded.tokenizer),
         "code": code_of(study, loaded.name),
-        "vocabulary": loaded.model.config.get_text_config().vocab_size,
+        "vocabulary": vocabulary_of(loaded.model),
         "fertility": {items.language: _fertility(items, loaded.tokenizer) for items in item_sets},
         "items": {items.language: len(items.items) for items in item_sets},
         "excluded": {items.language: dict(items.excluded) for items in item_sets},

@@ -17,6 +17,7 @@ from anomia.errors import CompressionError, RunError
 from anomia.items.sets import only_probes
 from anomia.models import LoadedModel, load_model, load_tokenizer
 from anomia.models.fingerprint import architecture
+from anomia.models.sizes import positions_of, vocabulary_of
 from anomia.notes import write_notes
 from anomia.probe.precision import precision_for
 from anomia.probe.select import ChosenEngine, choose_engine
@@ -80,7 +81,7 @@ def make_arm(turn: Turn, progress: Progress) -> Answerer:
         **(_compressed(turn, rest, loaded, progress) if rest else {"steps": []}),
         **({} if null is None else {"null": str(null)}),
         "size_bytes": stored_bytes(loaded.model, rest if null else steps, source=loaded.name),
-        "vocabulary": loaded.model.config.get_text_config().vocab_size,
+        "vocabulary": vocabulary_of(loaded.model),
         "model": model,
     }
     for cell in turn.cells:
@@ -179,8 +180,7 @@ def _reach(turn: Turn, step: Served, progress: Progress) -> RemoteModel:
     for note in notes[1:]:
         progress.say(f"{turn.arm.name}: {note}")
     progress.advance()
-    positions: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return RemoteModel(step.model, served, tokenizer, positions, chat=study.chat)
+    return RemoteModel(step.model, served, tokenizer, positions_of(config), chat=study.chat)
 
 
 def _note(turn: Turn, cell: OpenCell, report: dict[str, object]) -> None:

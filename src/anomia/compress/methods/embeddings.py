@@ -16,6 +16,7 @@ from anomia.compress.methods.ggml import fitting, format_of, packed_bytes, round
 from anomia.compress.report import MatrixReport
 from anomia.compress.shards import check_weights
 from anomia.errors import RefusedError
+from anomia.models.sizes import number
 
 # Rows of a table rounded at a time, so that progress can be reported.
 _ROWS = 1 << 14
@@ -153,8 +154,7 @@ def _is_of_tokens(name: str, module: nn.Embedding, config: Any) -> bool:
 
     Position embeddings of the same size are excluded by name.
     """
-    text = config.get_text_config()
-    counts = (text.vocab_size, getattr(text, "vocab_size_per_layer_input", None))
+    counts = (number(config, "vocab_size"), number(config, "vocab_size_per_layer_input"))
     return module.num_embeddings in counts and "pos" not in name and not name.endswith("wpe")
 
 

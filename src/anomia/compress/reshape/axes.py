@@ -14,6 +14,7 @@ from anomia.compress.matrices import all_matrices, block_weights
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.errors import RefusedError
+from anomia.models.sizes import number
 
 NAME = "flap"
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads")
@@ -87,7 +88,7 @@ def find_heads(
         changes: dict[str, Any] = {name: option[0]}
         if group_name:
             changes[group_name] = option[1]
-        explicit = rebuild.field(text, "head_dim") or text.hidden_size // heads
+        explicit = number(text, "head_dim") or rebuild.width_of(model) // heads
         for extra in ({}, {"head_dim": explicit}):
             try:
                 return (

@@ -25,6 +25,7 @@ from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.statistics import StatisticNeeds
 from anomia.compress.walk import calibrating, check_walk, make_model_batches
 from anomia.errors import RefusedError
+from anomia.models.sizes import values_of, whole
 from anomia.words import reason_of
 
 if TYPE_CHECKING:
@@ -42,6 +43,14 @@ def text_config(model: nn.Module) -> Any:
     """Return the part of the configuration that describes the text decoder."""
     config: Any = model.config
     return config.get_text_config()
+
+
+def width_of(model: nn.Module) -> int:
+    """Return the width of the hidden states. Raises `CannotExpressError` if the configuration has no single one."""
+    found = {whole(value) for value in values_of(text_config(model), "hidden_size")} - {None}
+    if len(found) == 1 and (size := found.pop()) is not None:
+        return size
+    raise CannotExpressError("its configuration has no hidden size that is one number")
 
 
 def field(text: Any, name: str) -> Any:

@@ -100,8 +100,7 @@ def slice_states(subject: Subject, share: float, walk: Walk) -> ReshapeReport:
 
 def _sizes(model: nn.Module, share: float) -> tuple[int, int]:
     """Return the hidden size and the size to cut to: the largest that the share and the architecture's checks allow."""
-    text = rebuild.text_config(model)
-    size = int(text.hidden_size)
+    size = rebuild.width_of(model)
     step = rebuild.granularity(size)
     width = -(-math.ceil(size * (1 - share) - 1e-9) // step) * step
     if width >= size:
@@ -130,7 +129,7 @@ def _changes(model: nn.Module, width: int) -> dict[str, Any]:
     changes: dict[str, Any] = {"hidden_size": width}
     heads = rebuild.field(text, "num_attention_heads")
     if rebuild.field(text, "head_dim") is None and isinstance(heads, int):
-        changes["head_dim"] = text.hidden_size // heads
+        changes["head_dim"] = rebuild.width_of(model) // heads
     if rebuild.field(text, "tie_word_embeddings"):
         changes["tie_word_embeddings"] = False
     return changes
@@ -153,7 +152,7 @@ def find_flow(model: nn.Module, decoder: DecoderBlocks, windows: Windows) -> Flo
 
     Raises `CannotExpressError` if a norm isn't an RMSNorm, isn't used where it is defined, or isn't read by a matrix.
     """
-    size = int(rebuild.text_config(model).hidden_size)
+    size = rebuild.width_of(model)
     inside = f"{decoder.name}."
     prefix = decoder.name.rpartition(".")[0]
     norms = {}
@@ -319,7 +318,7 @@ def residual_covariance(subject: Subject, flow: Flow, walk: Walk) -> torch.Tenso
     The paper computes one per block. The output of the last block (the input of the final norm) has the same weight.
     """
     decoder = subject.decoder
-    size = int(rebuild.text_config(subject.model).hidden_size)
+    size = rebuild.width_of(subject.model)
     total = torch.zeros(size, size, dtype=torch.float64)
 
     def add(batch: Batch, states: torch.Tensor) -> None:
