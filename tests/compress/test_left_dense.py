@@ -5,17 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from anomia.compress.apply import compress
+from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.folder import compress_folder
+from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.report import CompressionReport
 from anomia.compress.spec import parse_arm
 
 from .architectures import tiny
 from .conftest import tiny_model
-from .test_folder import save_model, step_of
+from .test_folder import save_model, step_of, write_text
 
 
 def stored_names(folder: Path) -> set[str]:
@@ -74,3 +77,46 @@ def test_weights_that_are_in_no_layer_are_told_if_they_are_many() -> None:
     experts = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
     inside = sum(p.numel() for name, p in model.named_parameters() if ".blocks." in name and p.dim() >= 2)
     assert told == round(100 * experts / inside)
+
+
+HEADS = {
+    "untied": True,
+    "tied": False,
+    "stored twice": False,
+    "another one than the configuration says": True,
+}
+
+
+@pytest.mark.parametrize(
+    "arm", ["magnitude:0.5", "prunerzero:0.5", "shortgpt:0.34", "flap:0.3", "gptq:4,group=8"]
+)
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_of_its_own_is_listed_and_kept(head: str, arm: str, tmp_path: Path) -> None:
+    """transformers doesn't tie a head to embeddings that it differs from in the files, whatever config.json says.
+
+    Streamed calls left such a head out of the list, and methods that drop parts lost it: the result had the embeddings
+    in its place.
+    """
+    save_model("llama", tmp_path / "in", tie_word_embeddings=head != "untied", hidden_size=32)
+    file = tmp_path / "in" / "model.safetensors"
+    stored = load_file(file)
+    table = stored["model.embed_tokens.weight"]
+    if head == "stored twice":
+        stored["lm_head.weight"] = table.clone()
+    elif head not in ("tied", "untied"):
+        stored["lm_head.weight"] = table.flip(0).contiguous()
+    save_file(stored, file, {"format": "pt"})
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=8))
+    step, tokenizer = step_of(arm), transformers.AutoTokenizer.from_pretrained(tmp_path / "in")
+    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", [step], options)
+    before = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "in")
+    after = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(after.lm_head.weight, before.lm_head.weight)
+    assert torch.equal(after.model.embed_tokens.weight, table)
+    outside = {name for name in report.compression.left_dense if ".layers." not in name}
+    assert outside == {"model.embed_tokens.weight"} | ({"lm_head.weight"} if HEADS[head] else set())
+    assert report.streamed == (arm != "prunerzero:0.5")
+    in_memory = compress(before, step, prepare_windows(step, tokenizer, options.text))
+    assert set(in_memory.left_dense) == set(report.compression.left_dense)
+    for name, value in after.state_dict().items():
+        assert torch.equal(value, before.state_dict()[name]), name

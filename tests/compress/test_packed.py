@@ -9,6 +9,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from anomia.compress import in_files
 from anomia.compress.apply import compress, prepare_windows
@@ -213,3 +214,46 @@ def test_a_group_that_does_not_divide_is_refused_with_one_that_does(tmp_path: Pa
         CompressionError, match=r"groups of 128 can't divide; awq:4,group=8 fits every matrix"
     ):
         compress(tiny_model("llama"), step_of("awq:4"), make_test_windows([20]))
+
+
+@pytest.mark.parametrize("save_as", ["compressed-tensors", "gptq"])
+@pytest.mark.parametrize("how", ["file", "packing", "norm"])
+def test_other_values_with_the_same_zeros_are_noticed(
+    save_as: Any, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scales twice as large leave every zero a zero."""
+    save_model(
+        "llama", tmp_path / "in", hidden_size=64, intermediate_size=64, num_key_value_heads=4, head_dim=16
+    )
+    scale = "scales" if save_as == "gptq" else "weight_scale"
+    says = r"layers\.1\.mlp\.up_proj decodes to other values than were stored"
+    if how == "packing":
+        pack_them = in_files.tensors_of
+
+        def wrongly(*args: Any) -> Any:
+            parts = pack_them(*args)
+            assert parts is not None
+            return parts | {scale: 2 * parts[scale]}
+
+        monkeypatch.setattr(in_files, "tensors_of", wrongly)
+        says = "decodes to other values than were stored"
+    else:
+        name = (
+            "model.layers.1.input_layernorm.weight"
+            if how == "norm"
+            else f"model.layers.1.mlp.up_proj.{scale}"
+        )
+        says = rf"the tensor {name} is not what was written" if how == "norm" else says
+        rest = in_files.InFiles.write_rest
+
+        def damage(blocks: Any, step: Any) -> None:
+            rest(blocks, step)
+            file = blocks._out / "model-00002.safetensors"
+            stored = load_file(file)
+            stored[name] = 2 * stored[name]
+            save_file(stored, file, {"format": "pt"})
+
+        monkeypatch.setattr(in_files.InFiles, "write_rest", damage)
+    steps = parse_arm("gptq:4,group=32,calibration=demo,samples=2,tokens=16").steps
+    with pytest.raises(CompressionError, match=says):
+        compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, FolderOptions(save_as=save_as))

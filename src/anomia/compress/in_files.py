@@ -37,13 +37,15 @@ from anomia.compress.shards import (
     write_shard,
 )
 from anomia.compress.steps import Quantize, Step
-from anomia.compress.verify import check_block, check_shapes
+from anomia.compress.verify import check_block, check_shapes, check_values
 from anomia.compress.walk import enter, try_walk_small
+from anomia.compress.written import value_hash
 from anomia.errors import CompressionError
 from anomia.files import read_json, write_json
 from anomia.models.examine import Examined, look_up, read_tokenizer
-from anomia.models.headers import read_headers
+from anomia.models.headers import read_headers, same_values
 from anomia.models.load import DTYPES
+from anomia.models.sizes import text_part
 from anomia.models.tensors import skeleton
 
 SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py"]
@@ -57,8 +59,10 @@ class InFiles:
     """A model without its weights, with the folders to read them from and to write the changed ones to.
 
     names: per block, the stored name of each tensor by its name in the model. outer: the same for tensors outside the
-    blocks. places: the same for all stored tensors. tied: names of the head's tensors if it shares the embedding.
+    blocks. places: the same for all stored tensors. tied: names of the head's tensors that share the embedding.
     save_as: how quantized matrices are stored.
+    meant: hashes of the values that were stored: of a matrix that is packed by its name in the model, of other tensors
+    by their stored names.
     resumed: blocks that an earlier call finished. digests: hashes of the states that it stored.
     cast: if the weights are stored in several types, the type in which blocks are computed (the configuration's, as
     transformers loads them), else None. Tensors are written in the type in which they were stored.
@@ -80,6 +84,7 @@ class InFiles:
         self.save_as = save_as
         self.resumed = 0
         self.digests: Sequence[str] = ()
+        self.meant: dict[str, str] = {}
         self.states: DiskStates | None = None
         self._out, self._scratch = out, scratch
         self.names: tuple[dict[str, str], ...] = ()
@@ -118,8 +123,19 @@ class InFiles:
             return False
         self.names = tuple(names or {} for names in blocks)
         self.outer = {name: places[name] for name in outer}
-        self.tied = frozenset(heads) if getattr(found.config, "tie_word_embeddings", False) else frozenset()
+        ties = getattr(self.model, "all_tied_weights_keys", None) or {}
+        self.tied = frozenset(n for n in heads & ties.keys() if self._is_stored_once(n, ties[n]))
+        if heads & ties.keys() and not self.tied:
+            # transformers doesn't tie two stored tables that differ, whatever the configuration says.
+            text_part(self.model.config).tie_word_embeddings = False
         return True
+
+    def _is_stored_once(self, head: str, table: str) -> bool:
+        """Whether a head has no values in the files but those of the embeddings; both by their names in the model."""
+        if head not in self.places or table not in self.places:
+            return True
+        stored, one, other = self.checkpoint.tensors, self.places[head], self.places[table]
+        return one == other or same_values(one, stored[one], other, stored[other])
 
     def enter(self, batches: Sequence[Batch], *, dense: bool) -> tuple[DiskStates, list[list[Call]]]:
         """Run the part before the blocks. The first block must be in memory, since the type of its output is needed."""
@@ -183,7 +199,9 @@ class InFiles:
                 parts = tensors_of(packed[matrix], self.save_as)
             if parts is None:
                 tensors[place] = self._as_stored(place, value)
+                self.meant[place] = value_hash(tensors[place])
             else:
+                self.meant[prefix + matrix] = value_hash(value)
                 tensors |= {place.removesuffix("weight") + suffix: part for suffix, part in parts.items()}
         write_shard(self._out / shard_name(index), tensors)
 
@@ -262,7 +280,8 @@ class InFiles:
         expected = {matrix.name: matrix for matrix in matrices}
         before, self.checkpoint = self.checkpoint, written
         try:
-            for index in range(len(self.decoder.modules)):
+            for index, names in enumerate(self.names):
+                check_values(out, written.read(names.values()), self.meant)
                 with self.block(index) as block:
                     check_block(out, block, self.decoder.path(index), expected)
         finally:
@@ -295,7 +314,10 @@ class InFiles:
                 if stored in written.tensors and stored not in found
             }
             tensors |= {bare[stored]: value for stored, value in written.read(bare).items()}
-            check_packed(self._out, tensors, where, step, self.save_as, mine)
+            check_values(
+                self._out, written.read(n for n in names.values() if n in written.tensors), self.meant
+            )
+            check_packed(self._out, tensors, where, step, self.save_as, mine, self.meant)
 
     def _read(self, names: dict[str, str]) -> dict[str, torch.Tensor]:
         stored = self.checkpoint.read(names.values(), dtype=self.dtype)

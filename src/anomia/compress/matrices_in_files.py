@@ -55,6 +55,7 @@ def change_matrices(
     blocks.check_room()
     reports = [[_matrix(entry) for entry in block] for block in state["matrices"]]
     blocks.resumed, blocks.digests = len(reports), state.get("states") or ()
+    blocks.meant = state.get("values") or {}
     if not reports:
         blocks.check_outer()
     shards = state.setdefault("shards", [])
@@ -66,6 +67,7 @@ def change_matrices(
         state["matrices"] = [[list(report) for report in block] for block in finished.reports]
         written = blocks.states.digests if blocks.states is not None else {}
         state["states"] = [written[batch] for batch in sorted(written)]
+        state["values"] = blocks.meant
         new = range(len(shards), len(finished.reports))
         shards.extend(content_hash([out / shard_name(index)]) for index in new)
         save_state()

@@ -20,6 +20,7 @@ from anomia.compress.packing.base import PackedFormat, layers_of
 from anomia.compress.report import MatrixReport
 from anomia.compress.steps import Embeddings, Quantize
 from anomia.compress.verify import PRUNE_AGAIN
+from anomia.compress.written import value_hash
 from anomia.errors import CompressionError, RefusedError, StudyError, nearest
 from anomia.files import read_json, write_json
 from anomia.models.tensors import splits_on_loading
@@ -128,13 +129,14 @@ def check_packed(
     step: Quantize,
     save_as: SaveAs,
     expected: Mapping[str, MatrixReport],
+    meant: Mapping[str, str],
 ) -> None:
-    """Compare the packed matrices of one block, as read from the file, with the report.
+    """Compare the packed matrices of one block, as read from the file, with the report and the values that were meant.
 
     tensors: by name in the block; for a matrix its `weight`, [out, in], or the parts made by `tensors_of`, or the whole
     parameter that holds it.
-    expected: reports by full name.
-    Raises `CompressionError` with the first matrix that is missing or has another number of zeros.
+    expected: reports by full name. meant: hashes of the values of packed matrices, by full name (`written.value_hash`).
+    Raises `CompressionError` with the first matrix that is missing, or has other values or another number of zeros.
     """
     for full, report in expected.items():
         name = full.removeprefix(f"{where}.")
@@ -150,6 +152,10 @@ def check_packed(
         elif FORMATS[save_as].mark in mine:
             values = read_tensors(mine, step, save_as).values()
             zeros = count_zeros(values) if tuple(values.shape) == report.shape else None
+            if zeros == report.zeros and value_hash(values) != meant.get(full):
+                raise CompressionError(
+                    f"{out}: {full} decodes to other values than were stored; {PRUNE_AGAIN}"
+                )
         if zeros != report.zeros:
             raise CompressionError(
                 f"{out}: {full} decodes to {zeros} zeros in its file, not {report.zeros}; {PRUNE_AGAIN}"

@@ -11,6 +11,7 @@ from torch import nn
 from anomia.compress.matrices import all_matrices
 from anomia.compress.methods.zeros import count_zeros
 from anomia.compress.report import MatrixReport
+from anomia.compress.written import value_hash
 from anomia.errors import CompressionError
 from anomia.models.headers import StoredTensor
 from anomia.models.load import load_model
@@ -38,6 +39,16 @@ def check_shapes(
     for name, info in expected.items():
         found = written.get(name)
         if found is None or found.shape != info.shape:
+            raise CompressionError(f"{out}: the tensor {name} is not what was written; {PRUNE_AGAIN}")
+
+
+def check_values(out: Path, stored: Mapping[str, torch.Tensor], meant: Mapping[str, str]) -> None:
+    """Compare tensors, as read from the files, with the hashes of what was meant, by stored name.
+
+    Raises `CompressionError` with the first that differs.
+    """
+    for name, value in stored.items():
+        if value_hash(value) != meant.get(name):
             raise CompressionError(f"{out}: the tensor {name} is not what was written; {PRUNE_AGAIN}")
 
 

@@ -25,6 +25,15 @@ def content_hash(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
+def value_hash(value: torch.Tensor) -> str:
+    """Hash the shape and values of a tensor; −0 counts as 0."""
+    # Adding 0 makes −0 to 0, and changes no other value of any type.
+    flat = (value.detach() + torch.zeros((), dtype=value.dtype, device=value.device)).contiguous().cpu()
+    digest = xxhash.xxh3_128(str((value.dtype, tuple(value.shape))).encode())
+    digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def check_written(folder: Path, files: Sequence[Path], digest: str | None, out: Path) -> None:
     """Refuse to resume if a file that an earlier call finished is missing or has changed.
 

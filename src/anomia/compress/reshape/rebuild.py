@@ -75,6 +75,8 @@ def changed_config(model: nn.Module, changes: Mapping[str, Any]) -> Any:
     source: Any = model.config
     config = copy.deepcopy(source)
     text = config.get_text_config()
+    if field(text, "tie_word_embeddings") and has_own_head(model):
+        changes = {"tie_word_embeddings": False, **changes}
     try:
         for name, value in changes.items():
             setattr(text, name, value)
@@ -97,6 +99,13 @@ def changed_config(model: nn.Module, changes: Mapping[str, Any]) -> Any:
             setattr(fresh, name, getattr(source, name))
     fresh._name_or_path = source._name_or_path
     return fresh
+
+
+def has_own_head(model: nn.Module) -> bool:
+    """Whether the output head has values of its own, whatever the configuration says. A model without values has none."""
+    whole_model: Any = model
+    head, table = whole_model.get_output_embeddings(), whole_model.get_input_embeddings()
+    return head is not None and not head.weight.is_meta and head.weight is not table.weight
 
 
 def fields_of(text: Any, names: Iterable[str]) -> dict[str, Any]:
