@@ -9,8 +9,15 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from anomia.models.shrunk import NotBuiltError, tiny_model
 
-# Where a default configuration leaves out what its architecture is named for: a mixture of one expert has no choice.
-SETTINGS: dict[str, dict[str, Any]] = {"hunyuan_v1_moe": {"num_experts": 4, "moe_topk": 2}}
+# Where a default configuration leaves out what its architecture is named for (a mixture of one expert has no choice) or
+# can't do without.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "hunyuan_v1_moe": {"num_experts": 4, "moe_topk": 2},
+    "dbrx": {
+        "attn_config": {"clip_qkv": 8.0, "kv_n_heads": 2, "rope_theta": 1e4},
+        "ffn_config": {"moe_top_k": 2},
+    },
+}
 
 
 def kinds() -> list[str]:

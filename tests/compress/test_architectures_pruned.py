@@ -43,8 +43,21 @@ class _Products(TorchDispatchMode):
     def __init__(self, parameters: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self.parameters = {p.untyped_storage().data_ptr(): (name, p) for name, p in parameters.items()}
+        self.parameters_by_name = parameters
         self.squares: dict[tuple[str, int], torch.Tensor] = {}
         self.other_side: dict[str, set[int]] = {}
+        self.sizes: dict[str, set[int]] = {}
+
+    def count(self, name: str) -> int:
+        """How many matrices of equal size a parameter holds, by what it is multiplied as; 1 if it isn't."""
+        whole = self.parameters_by_name[name].numel()
+        sizes = self.sizes.get(name, {whole})
+        return whole // sizes.pop() if len(sizes) == 1 else 1
+
+    def sum(self, name: str) -> torch.Tensor | None:
+        """The sums of squares of a parameter that is one matrix, also where code multiplies its rows in parts."""
+        found = [squares for (mine, _), squares in self.squares.items() if mine == name]
+        return torch.stack(found).sum(dim=0) if found else None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
@@ -66,9 +79,9 @@ class _Products(TorchDispatchMode):
         # Which axis of the parameter the product sums over: the one whose step in memory the product takes.
         steps = parameter.stride()
         axis = steps.index(weight.stride(contracted), len(steps) - 2)
-        matrices = [0] * len(weight)
-        if parameter.dim() == 3:
-            matrices = [(each.storage_offset() - parameter.storage_offset()) // steps[0] for each in weight]
+        # Matrices are one behind the other in memory, whether the parameter has a dimension for them or not.
+        self.sizes.setdefault(name, set()).add(weight[0].numel())
+        matrices = [(each.storage_offset() - parameter.storage_offset()) // each.numel() for each in weight]
         self.other_side.setdefault(name, set()).add(axis)
         for index, inputs in zip(matrices, rows, strict=True):
             total = inputs.double().pow(2).sum(dim=0)
@@ -138,13 +151,17 @@ def _unequal(model: Any, dense: Any, report: CompressionReport, windows: Any) ->
                 if not _is_wanda(before, now, einsums.squares[name]):
                     wrong.append(f"{prefix}.{name}")
                 continue
-            stacked = parameter.dim() == 3
-            mine = [(f"{prefix}.{name}[{i}]", i) for i in range(len(parameter))] if stacked else [(layer, 0)]
+            stacked = parameter.dim() == 3 or f"{prefix}.{name}[0]" in names
+            count = len(parameter) if parameter.dim() == 3 else products.count(name) if stacked else 1
+            mine = [(f"{prefix}.{name}[{i}]", i) for i in range(count)] if stacked else [(layer, 0)]
+            told = [each for each in names if each.startswith(f"{prefix}.{name}[")]
+            assert not told or len(told) == count, f"{name} holds {count} matrices, not {len(told)}"
             for full, slice_ in mine:
                 if full not in names:
                     continue
-                before, now = (p[slice_] if stacked else p for p in (parameter, after[name]))
-                squares = products.squares.get((name, slice_))
+                wholes = (p.reshape(count, -1, p.shape[-1]) for p in (parameter, after[name]))
+                before, now = (whole[slice_] for whole in wholes)
+                squares = products.squares.get((name, slice_)) if stacked else products.sum(name)
                 axes = products.other_side.get(name, {parameter.dim() - 1})
                 assert len(axes) == 1, f"{full} is multiplied from both sides"
                 transposed = axes == {parameter.dim() - 2}

@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from anomia.compress.kept import mark_kept
 from anomia.compress.routers import has_linear
 from anomia.compress.shared import mark_shared
-from anomia.compress.stacks import find_orientations
+from anomia.compress.trial import try_model
 from anomia.errors import RefusedError
 
 
@@ -49,8 +49,8 @@ def find_blocks(model: nn.Module) -> DecoderBlocks:
             f"{type(model).__name__} has no list of decoder blocks with linear layers; it can't be pruned"
         )
     modules = tuple(block for _, blocks in lists for block in blocks)
-    find_orientations(model, modules, lambda small: find_blocks(small).modules)
     mark_shared(modules)
+    try_model(model, modules, lambda small: find_blocks(small).modules)
     paths = tuple(f"{name}.{index}" for name, blocks in lists for index in range(len(blocks)))
     for path, block in zip(paths, modules, strict=True):
         mark_kept(model, path, block)

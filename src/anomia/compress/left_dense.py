@@ -71,7 +71,7 @@ def why_dense(model: nn.Module, decoder: DecoderBlocks) -> dict[str, str]:
 
 
 def note_on_bare(model: nn.Module, decoder: DecoderBlocks) -> str:
-    """Return a note if parameters that belong to no layer hold much of the blocks' weights, as DBRX's experts do; else ""."""
+    """Return a note if parameters that belong to no layer hold much of the blocks' weights; else ""."""
     why = why_dense(model, decoder)
     bare = {name: p.numel() for name, p in model.named_parameters() if why.get(name) == BARE}
     inside = sum(p.numel() for block in decoder.modules for p in block.parameters() if p.dim() >= 2)

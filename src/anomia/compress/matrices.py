@@ -13,7 +13,7 @@ from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.kept import kept_names
 from anomia.compress.routers import experts_of, is_choice
 from anomia.compress.shared import shared_names
-from anomia.compress.stacks import Fold, fold, is_unread, orientation, stacks
+from anomia.compress.stacks import Fold, fold, is_unread, orientation, stacked, stacks
 from anomia.errors import RefusedError
 
 
@@ -31,11 +31,13 @@ class WeightMatrix(NamedTuple):
 class FusedExperts(NamedTuple):
     """A parameter that holds several matrices, one per expert or head.
 
-    parameter: [E, out, in], or [E, in, out] if `transposed`. fold: if it holds a single matrix instead.
+    parameter: the whole. stack: a view of it, [E, out, in], or [E, in, out] if `transposed`. fold: if it holds a single
+    matrix instead.
     """
 
     name: str
     parameter: nn.Parameter
+    stack: torch.Tensor
     transposed: bool = False
     fold: Fold | None = None
 
@@ -43,7 +45,7 @@ class FusedExperts(NamedTuple):
         """Return one [out, in] view per matrix."""
         if self.fold is not None:
             return [WeightMatrix(self.name, self.fold.of(self.parameter.data))]
-        slices = (part.T if self.transposed else part for part in self.parameter.data)
+        slices = (part.T if self.transposed else part for part in self.stack)
         return [WeightMatrix(f"{self.name}[{index}]", part) for index, part in enumerate(slices)]
 
 
@@ -98,8 +100,9 @@ def find_fused_experts(block: nn.Module, *, where: str) -> list[FusedExperts]:
         if transposed is None and folded is None:
             if is_unread(module, name):
                 continue
+            told = f"{len(parameter)} matrices" if parameter.dim() == 3 else "matrices, one below the other,"
             raise RefusedError(
-                f"{where}.{full} ({type(module).__name__}) is a stack of {len(parameter)} matrices"
+                f"{where}.{full} ({type(module).__name__}) is a stack of {told}"
                 f" of {parameter.dtype} that can't be pruned one by one, and it is not silently left dense"
             )
         if not parameter.is_floating_point():
@@ -107,7 +110,8 @@ def find_fused_experts(block: nn.Module, *, where: str) -> list[FusedExperts]:
                 f"{where}.{full} is stored as {parameter.dtype}: an already quantized model can't be pruned; "
                 "start from its dense checkpoint"
             )
-        found.append(FusedExperts(full, parameter, bool(transposed), folded))
+        stack = stacked(module, name, parameter.data)
+        found.append(FusedExperts(full, parameter, stack, bool(transposed), folded))
     return found
 
 

@@ -11,8 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 _ATEN = torch.ops.aten
 _COPIES = (_ATEN.clone.default, _ATEN._to_copy.default)
-# The positions of the two factors among the arguments.
-_FACTORS = {
+FACTORS = {
     _ATEN.mm.default: (0, 1),
     _ATEN.addmm.default: (1, 2),
     _ATEN.bmm.default: (0, 1),
@@ -20,6 +19,7 @@ _FACTORS = {
     _ATEN.mv.default: (0, 1),
     _ATEN.addmv.default: (1, 2),
 }
+"""The positions of the two factors among the arguments of a product."""
 
 
 class Watched(NamedTuple):
@@ -81,18 +81,18 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._reordered: dict[Any, _Reordered] = {}
         self.unread: set[str] = set()
         for each in watched:
-            self._by_memory.setdefault(_memory(each.weight), []).append(each)
+            self._by_memory.setdefault(memory(each.weight), []).append(each)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        places = _FACTORS.get(func)
+        places = FACTORS.get(func)
         if places is not None:
             for name, inputs, source in self._uses(args[places[0]], args[places[1]]):
                 if len(inputs):
                     self._take(name, inputs, source)
         out = func(*args, **(kwargs or {}))
-        if func in _COPIES and args[0].dim() >= 2 and _memory(args[0]) in self._by_memory:
+        if func in _COPIES and args[0].dim() >= 2 and memory(args[0]) in self._by_memory:
             self._follow(args[0], out)
             self._follow_reordered(args[0], out)
         return out
@@ -102,15 +102,15 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for index in itertools.product(*map(range, weight.shape[:-2])):
             part, same = weight[index], copied[index]
             if (name := self._name(part)) is not None:
-                self._by_memory.setdefault(_memory(copied), []).append(Watched(name, same))
+                self._by_memory.setdefault(memory(copied), []).append(Watched(name, same))
             elif (name := self._name(part.T)) is not None:
-                self._by_memory.setdefault(_memory(copied), []).append(Watched(name, same.T))
+                self._by_memory.setdefault(memory(copied), []).append(Watched(name, same.T))
 
     def _follow_reordered(self, weight: torch.Tensor, copied: torch.Tensor) -> None:
         """Watch a copy of a whole matrix in another order, as `einsum` makes it. weight, copied: of equal shape."""
         mine = [
             each
-            for each in self._by_memory[_memory(weight)]
+            for each in self._by_memory[memory(weight)]
             if each.weight.numel() == weight.numel() > 0
             and each.weight.shape not in (weight.shape, weight.mT.shape)
         ]
@@ -122,8 +122,8 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         places = places.as_strided(weight.shape, weight.stride(), weight.storage_offset())
         origin = torch.empty(copied.numel(), dtype=torch.int32, device=copied.device)
         origin.as_strided(copied.shape, copied.stride()).copy_(places)
-        self._reordered[_memory(copied)] = _Reordered(origin, mine, copied)
-        self._by_memory.setdefault(_memory(copied), [])
+        self._reordered[memory(copied)] = _Reordered(origin, mine, copied)
+        self._by_memory.setdefault(memory(copied), [])
 
     def _uses_reordered(
         self, weight: torch.Tensor, other: torch.Tensor
@@ -132,7 +132,7 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         weight: [out, in]; other: [T, in].
         """
-        copy = self._reordered.get(_memory(weight))
+        copy = self._reordered.get(memory(weight))
         if copy is not None:
             for each in copy.watched:
                 columns = copy.columns(weight, each.weight)
@@ -142,7 +142,7 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     yield each.name, rows, other
                     return
             self.unread |= {each.name for each in copy.watched}
-        self.unread |= {each.name for each in self._by_memory[_memory(weight)]}
+        self.unread |= {each.name for each in self._by_memory[memory(weight)]}
 
     def _uses(
         self, left: torch.Tensor, right: torch.Tensor
@@ -155,7 +155,7 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
             right = right[:, None]
         # [n, m, k] · [n, k, p]: the weight is the right factor as [in, out], or the left one as [out, in].
         for weight, other in ((right.mT, left), (left, right.mT)):
-            if _memory(weight) not in self._by_memory:
+            if memory(weight) not in self._by_memory:
                 continue
             if weight.dim() == 2:
                 name = self._name(weight)
@@ -185,7 +185,7 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _name(self, weight: torch.Tensor) -> str | None:
         """Return the name of the watched matrix that contains the rows of `weight`, [out', in], if any."""
-        for name, mine in self._by_memory[_memory(weight)]:
+        for name, mine in self._by_memory[memory(weight)]:
             (rows, columns), (down, across) = mine.shape, mine.stride()
             if weight.shape[1] != columns or (columns > 1 and weight.stride(1) != across):
                 continue
@@ -198,6 +198,6 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return None
 
 
-def _memory(tensor: torch.Tensor) -> Any:
+def memory(tensor: torch.Tensor) -> Any:
     """Return a key that views of the same memory share."""
     return (str(tensor.device), tensor.untyped_storage().data_ptr())

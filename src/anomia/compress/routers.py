@@ -2,16 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from anomia.compress.stacks import orientation
+from anomia.compress.stacks import is_layer, orientation, stacked
 
+MOST = 2
+"""A layer that chooses experts has at most this many outputs per expert."""
 # A layer that is only named a router has at most one output per this many inputs.
 _FEW = 4
+# Module attribute: what the trial pass saw, by parameter name.
+_SEEN = "_anomia_choices"
+
+
+class Verdict(NamedTuple):
+    """What the outputs of a weight did in the trial pass before any other product.
+
+    chooses: a top-k or the like chose among them. weighs: a softmax ran over them.
+    """
+
+    chooses: bool
+    weighs: bool
+
+
+def note_choice(module: nn.Module, name: str, chooses: bool, weighs: bool) -> None:
+    """Store what the trial pass saw of a weight in its module."""
+    module.__dict__.setdefault(_SEEN, {})[name] = Verdict(chooses, weighs)
+
+
+def verdict(module: nn.Module, name: str) -> Verdict | None:
+    """Return what the trial pass saw of a weight; None if it took no part in one."""
+    found: Verdict | None = module.__dict__.get(_SEEN, {}).get(name)
+    return found
+
+
+def own_weights(block: nn.Module) -> Iterator[tuple[str, nn.Module, str, int]]:
+    """Yield the matrices of layers and the parameters of two dimensions of no layer: path, module, name, outputs."""
+    for path, module in block.named_modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            yield path, module, "weight", _sizes(module)[0]
+        elif not is_layer(module):
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.dim() == 2:
+                    yield f"{path}.{name}" if path else name, module, name, len(parameter)
 
 
 def has_linear(module: nn.Module) -> bool:
@@ -30,21 +66,26 @@ def experts_of(block: nn.Module) -> dict[str, int]:
 
 
 def is_choice(block: nn.Module, name: str, module: Any, experts: Mapping[str, int]) -> bool:
-    """Whether a layer computes a choice, not a state: it has one output, or one per expert next to the experts.
+    """Whether a layer computes a choice, not a state: it has one output, or its outputs choose among experts.
 
-    A layer with that many outputs that a sibling layer reads is not a router (the first matrix of a shared expert of
-    the same width). A layer that feeds only a router is part of it (`down_proj` before Zaya's `router_mlp`). The name
-    decides only where that tells nothing: see `_is_named_router`.
+    They do if the trial pass saw it, or if the layer is next to the experts with one output for each, or for each and
+    one more (an option to use none). Layers with so few outputs that a sibling layer reads are no routers (the first
+    matrix of a shared expert of that width). A layer that feeds only a router is part of it (`down_proj` before Zaya's
+    `router_mlp`). The name decides only where all that tells nothing: see `_is_named_router`.
     """
     rows = _sizes(module)[0]
     return rows == 1 or _chooses(block, name, module, experts) or _feeds_router(block, name, experts)
 
 
 def _chooses(block: nn.Module, name: str, layer: nn.Module, experts: Mapping[str, int]) -> bool:
-    """Whether a layer has one output per expert next to it, or else is named a router and can be one."""
+    """Whether the outputs of a layer choose among experts, or else it is named a router and can be one."""
     rows = _sizes(layer)[0]
-    among = any(rows == count and _is_beside(block, name, path) for path, count in experts.items())
-    if among and not _is_read_beside(block, name, rows):
+    beside = {count for path, count in experts.items() if _is_beside(block, name, path)}
+    seen = verdict(layer, "weight")
+    few = experts and rows <= MOST * max(experts.values())
+    chosen = seen is not None and few and (seen.chooses or (seen.weighs and bool(beside)))
+    each = rows in beside or (seen is None and rows - 1 in beside)
+    if (chosen or each) and not _is_read_beside(block, name, rows):
         return True
     return _is_named_router(block, name, layer)
 
@@ -122,7 +163,7 @@ def is_inside(block: nn.Module, name: str, path: str) -> bool:
     An `nn.Sequential` isn't a list of experts: a gate can be one.
     """
     module = block.get_submodule(path)
-    for part in name[len(path) + 1 :].split("."):
+    for part in (name[len(path) + 1 :] if path else name).split("."):
         if isinstance(module, nn.ModuleList):
             return True
         module = getattr(module, part)
@@ -134,7 +175,11 @@ def _experts_in(module: nn.Module) -> int:
     for child in module.children():
         if isinstance(child, nn.ModuleList) and len(child) > 1 and all(map(has_linear, child)):
             return len(child)
-        fused = [p for n, p in child.named_parameters(recurse=False) if orientation(child, n, p) is not None]
+        fused = [
+            stacked(child, n, p)
+            for n, p in child.named_parameters(recurse=False)
+            if orientation(child, n, p) is not None
+        ]
         if fused and len(fused[0]) > 1:
             return len(fused[0])
     return 0

@@ -197,14 +197,14 @@ def _links(work: BlockWork) -> Iterator[tuple[str, list[list[Link]]]]:
             others = [
                 (other.matrices(), _biases(module, other))
                 for other in stacks
-                if other is not stack and len(other.parameter) == len(stack.parameter)
+                if other is not stack and len(other.stack) == len(stack.stack)
             ]
             beside_each = [
                 [
                     (matrices[index].weight, None if biases is None else biases[index])
                     for matrices, biases in others
                 ]
-                for index in range(len(stack.parameter))
+                for index in range(len(stack.stack))
             ]
             if ways := _ways(stack.matrices(), beside_each):
                 yield owner, ways
