@@ -30,6 +30,7 @@ from anomia.compress.report import CompressionReport, MatrixReport, by_reason
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Loaded
 from anomia.compress.shards import check_weights
+from anomia.compress.shared import key_of
 from anomia.compress.size import stored_bytes
 from anomia.compress.steps import (
     Checkpoint,
@@ -199,9 +200,9 @@ def check_dense(model: nn.Module, steps: Sequence[Step]) -> None:
         return
     decoder = find_blocks(model)
     outside = check_kept(model, matrix_names(decoder))
-    changed = {id(module.weight) for block in decoder.modules for _, module in compressed_layers(block)}
+    changed = {key_of(module.weight) for block in decoder.modules for _, module in compressed_layers(block)}
     for name in outside:
-        if id(model.get_submodule(name).weight) in changed:
+        if key_of(model.get_submodule(name).weight) in changed:
             raise StudyError(
                 f"dense: {name} shares its weights with a matrix that would change; name that one, too"
             )

@@ -49,7 +49,7 @@ def find_blocks(model: nn.Module) -> DecoderBlocks:
             f"{type(model).__name__} has no list of decoder blocks with linear layers; it can't be pruned"
         )
     modules = tuple(block for _, blocks in lists for block in blocks)
-    mark_shared(modules)
+    mark_shared(model, modules)
     try_model(model, modules, lambda small: find_blocks(small).modules)
     paths = tuple(f"{name}.{index}" for name, blocks in lists for index in range(len(blocks)))
     for path, block in zip(paths, modules, strict=True):

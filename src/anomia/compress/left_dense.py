@@ -14,6 +14,7 @@ from anomia.compress.kept import kept_names
 from anomia.compress.matrices import compressed_layers, find_fused_experts
 from anomia.compress.report import MatrixReport
 from anomia.compress.routers import experts_of, is_inside
+from anomia.compress.shared import key_of
 from anomia.compress.stacks import orientation
 from anomia.models.tensors import file_names
 
@@ -61,12 +62,12 @@ def why_dense(model: nn.Module, decoder: DecoderBlocks) -> dict[str, str]:
     """Return the weights of two or more dimensions that stay dense, each with its reason (one of `REASONS`)."""
     pruned = set()
     for index, block in enumerate(decoder.modules):
-        pruned |= {id(module.weight) for _, module in compressed_layers(block)}
-        pruned |= {id(fused.parameter) for fused in find_fused_experts(block, where=decoder.path(index))}
+        pruned |= {key_of(module.weight) for _, module in compressed_layers(block)}
+        pruned |= {key_of(fused.parameter) for fused in find_fused_experts(block, where=decoder.path(index))}
     return {
         name: _why(model, decoder, name, p)
         for name, p in model.named_parameters()
-        if p.dim() >= 2 and id(p) not in pruned
+        if p.dim() >= 2 and key_of(p) not in pruned
     }
 
 

@@ -10,10 +10,11 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from anomia.compress.blocks import DecoderBlocks
+from anomia.compress.computed import check_own, computed
 from anomia.compress.kept import kept_names
 from anomia.compress.routers import experts_of, is_choice
-from anomia.compress.shared import shared_names
-from anomia.compress.stacks import Fold, fold, is_unread, orientation, stacked, stacks
+from anomia.compress.shared import check_alone, shared_names
+from anomia.compress.stacks import Fold, fold, is_layer, is_unread, orientation, stacked, stacks
 from anomia.errors import RefusedError
 
 
@@ -52,10 +53,13 @@ class FusedExperts(NamedTuple):
 def find_matrices(block: nn.Module, *, where: str) -> list[WeightMatrix]:
     """Return every `Linear` and `Conv1D` of a block as an [out, in] view, in the block's order, without routers.
 
-    Raises `CompressionError` for weights that are already quantized.
+    Raises `CompressionError` for weights that are already quantized, computed from other tensors, or also used outside of
+    the blocks.
     """
     matrices = []
     for name, module in compressed_layers(block):
+        check_own(module, "weight", where=f"{where}.{name}")
+        check_alone(block, f"{name}.weight", where=where)
         weight = module.weight
         if not weight.is_floating_point() or weight.dim() != 2 or type(weight.data) is not torch.Tensor:
             raise RefusedError(
@@ -89,9 +93,13 @@ def find_fused_experts(block: nn.Module, *, where: str) -> list[FusedExperts]:
     single matrix in three dimensions (XLNet).
 
     Raises `CompressionError` for a stack of matrices whose orientation is neither declared by `transformers` nor seen
-    in the trial pass.
+    in the trial pass, and as `find_matrices` does.
     """
     found = []
+    for path, module in block.named_modules():
+        for name in () if is_layer(module) else computed(module):
+            if getattr(module, name).dim() >= 3:
+                check_own(module, name, where=f"{where}.{path}")
     for path, module, name, parameter in stacks(block):
         full = f"{path}.{name}" if path else name
         if full in kept_names(block):
@@ -110,6 +118,7 @@ def find_fused_experts(block: nn.Module, *, where: str) -> list[FusedExperts]:
                 f"{where}.{full} is stored as {parameter.dtype}: an already quantized model can't be pruned; "
                 "start from its dense checkpoint"
             )
+        check_alone(block, full, where=where)
         stack = stacked(module, name, parameter.data)
         found.append(FusedExperts(full, parameter, stack, bool(transposed), folded))
     return found

@@ -6,15 +6,17 @@ step measures the second part separately.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from anomia.compress.computed import check_own
 from anomia.compress.methods.ggml import fitting, format_of, packed_bytes, round_trip
 from anomia.compress.report import MatrixReport
 from anomia.compress.shards import check_weights
+from anomia.compress.shared import key_of, overlapping, places_of
 from anomia.errors import RefusedError
 from anomia.models.sizes import number
 
@@ -40,11 +42,12 @@ def quantize_embeddings(
     isn't part of the weight, as in a GGUF file. If the blocks of a k-quant don't divide the rows, llama.cpp's
     replacement format is used and reported.
 
-    Raises `CompressionError`, before anything is changed, for an unknown format, a quantized table, and NaN or infinite
-    values.
+    Raises `CompressionError`, before anything is changed, for an unknown format, a quantized table, NaN or infinite
+    values, and a table that something else in the model uses, too.
     """
     format_of(kind)
     tables = find_tables(model)
+    _check_alone(model, tables)
     for table in tables:
         check_table(table)
     whole, done = sum(len(table.weight) for table in tables), 0
@@ -65,6 +68,22 @@ def quantize_embeddings(
 def check_table(table: TokenTable) -> None:
     """Refuse a table with NaN or infinite values."""
     check_weights({table.names[0]: table.weight})
+
+
+def _check_alone(model: nn.Module, tables: Sequence[TokenTable]) -> None:
+    """Refuse tables whose memory other tensors of the model are in, since those would be rounded, too."""
+    places = places_of(model)
+    partly = overlapping(places)
+    names = {name for table in tables for name in table.names}
+    for table in tables:
+        key = key_of(table.weight)
+        same = (place.path for place in places if key_of(place.tensor) == key)
+        for other in (*same, *partly.get(key, ())):
+            if other not in names:
+                raise RefusedError(
+                    f"{table.names[0]} and {other} are the same weights in memory, so both would be rounded; give one of them "
+                    "a copy of its own"
+                )
 
 
 @torch.no_grad()
@@ -99,6 +118,7 @@ def find_tables(model: nn.Module) -> list[TokenTable]:
     """
     found: dict[int, TokenTable] = {}
     for name, module in _token_modules(model).items():
+        check_own(module, "weight", where=name.removesuffix(".weight"))
         weight = module.weight
         if not weight.is_floating_point() or weight.dim() != 2 or type(weight.data) is not torch.Tensor:
             raise RefusedError(

@@ -13,6 +13,7 @@ from anomia.compress.matrices import all_matrices, find_matrices, layer_of
 from anomia.compress.methods.quantize import require, without_cuda
 from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
+from anomia.compress.shared import shares_matrices
 from anomia.errors import RefusedError
 
 OUTLIER_THRESHOLD = 6.0
@@ -26,6 +27,10 @@ def replace_linears(
 
     Raises `CompressionError`, before any work, if a matrix doesn't belong to a linear layer.
     """
+    if any(map(shares_matrices, decoder.modules)):
+        raise RefusedError(
+            f"llm.int8 replaces linear layers, and several of {decoder.name} have one weight; use int8"
+        )
     layers = require("bitsandbytes.nn", "bitsandbytes")
     for index, block in enumerate(decoder.modules):
         where = decoder.path(index)

@@ -22,6 +22,7 @@ from anomia.compress.calls import run_block
 from anomia.compress.kept import kept_storages
 from anomia.compress.matrices import FusedExperts, WeightMatrix, find_fused_experts
 from anomia.compress.methods.base import BlockWork
+from anomia.compress.shared import storages_elsewhere
 from anomia.compress.statistics import InputStatistic
 from anomia.compress.steps import Pattern
 from anomia.models.rewritten import REORDERED
@@ -158,7 +159,7 @@ def permute_channels(work: BlockWork, score: Score, order: Order, *, multiple: i
     }
     candidates = [*_links(work), *_head_links(work, multiple)]
     inputs = _record_inputs(work, {owner for owner, _ in candidates})
-    kept = kept_storages(work.block)
+    fixed = kept_storages(work.block) | storages_elsewhere(work.block)
     done: dict[str, str] = {}
     for owner, ways in candidates:
         if owner not in inputs:
@@ -167,8 +168,11 @@ def permute_channels(work: BlockWork, score: Score, order: Order, *, multiple: i
         links = next((links for links in ways if _same(module, *inputs[owner], links)), ())
         for link in links:
             statistic = alone.get(link.reader.name)
-            touched = (link.reader.weight, *(weight for weight, _ in link.writers))
-            if kept and any(each.untyped_storage().data_ptr() in kept for each in touched):
+            touched = [
+                link.reader.weight,
+                *(each for pair in link.writers for each in pair if each is not None),
+            ]
+            if fixed and any(each.untyped_storage().data_ptr() in fixed for each in touched):
                 continue
             if statistic is not None and link.reader.name not in done:
                 chosen = link.fit(score(link.reader.weight, statistic.norms), order)

@@ -51,15 +51,15 @@ def round_block(work: BlockWork, round_trip: RoundTrip) -> list[MatrixReport]:
 
 
 def check_groups(decoder: DecoderBlocks, step: Quantize) -> None:
-    """Refuse a group size that doesn't divide the inputs of every matrix."""
+    """Refuse weights that can't be quantized, and a group size that doesn't divide the inputs of every matrix."""
     group = group_of(step)
-    if group is None:
-        return
     columns = {
         f"{decoder.path(index)}.{matrix.name}": matrix.weight.shape[1]
         for index, block in enumerate(decoder.modules)
         for matrix in all_matrices(block, decoder.path(index))
     }
+    if group is None:
+        return
     for name, count in columns.items():
         if count % group:
             fitting = math.gcd(group, *columns.values())

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from anomia.compress.calls import Call, run_block
 from anomia.compress.kept import kept_names
+from anomia.compress.shared import names_elsewhere
 
 _TOLERANCE = 1e-3
 
@@ -141,10 +142,16 @@ def divide(block: nn.Module, producer: Producer, scales: torch.Tensor) -> None:
 
 
 def _candidates(block: nn.Module, sizes: set[int]) -> Iterator[tuple[Producer, int]]:
-    """Yield possible producers and their number of outputs; norms first: only a norm's own weight scales its output."""
-    kept = kept_names(block)
+    """Yield possible producers and their number of outputs; norms first: only a norm's own weight scales its output.
+
+    A module with a parameter that another block or a part outside of the blocks has, too, is none: it would change there.
+    """
+    kept, elsewhere = kept_names(block), names_elsewhere(block)
     modules = [
-        (name, m) for name, m in block.named_modules() if name and name not in kept and _weight(m) is not None
+        (name, m)
+        for name, m in block.named_modules()
+        if name and name not in kept and _weight(m) is not None
+        if not any(f"{name}.{own}" in elsewhere for own, _ in m.named_parameters(recurse=False))
     ]
     for name, module in modules:
         weight = _weight(module)
