@@ -34,6 +34,7 @@ from anomia.compress.left_dense import (  # noqa: E402
     CONVOLUTION,
     EMBEDDING,
     HEAD,
+    LOOSE,
     NORM,
     OTHER_MODEL,
     OUTSIDE,
@@ -56,9 +57,9 @@ any installed version.
 {counts}
 
 - **Pruned**: the kinds of matrices. Experts are pruned one by one.
-- **Dense**: why something stays dense, and what. *Parameter*: it belongs to no layer (decay, mixing, scale). *Part*: it
-  has a configuration of its own (vision, audio). *Outside*: it is outside the blocks. The test checks that both columns
-  cover every parameter of two or more dimensions.
+- **Dense**: why something stays dense, and what. *Parameter*: it belongs to no layer (decay, mixing, scale). *Matrix*:
+  the same, but states are multiplied by it. *Part*: it has a configuration of its own (vision, audio). *Outside*: it is
+  outside the blocks. The test checks that both columns cover every parameter of two or more dimensions.
 - **Equal**: whether every mask equals one computed from passes of the whole model, with the blocks before it pruned.
   *By passes*: blocks that can't run by themselves (they share states or matrices, or are called several times) are
   observed in such passes too, which takes one pass per block and the whole model in memory.
@@ -78,6 +79,7 @@ SHORT = {
     NORM: "norm",
     BIAS: "bias",
     BARE: "parameter",
+    LOOSE: "matrix",
     OTHER_MODEL: "part",
     OUTSIDE: "outside",
 }

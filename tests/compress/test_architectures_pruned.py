@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomia.compress.apply import compress
 from anomia.compress.blocks import find_blocks
-from anomia.compress.left_dense import REASONS, dense_in_files, why_dense
+from anomia.compress.left_dense import BARE, LOOSE, REASONS, dense_in_files, why_dense
 from anomia.compress.report import CompressionReport
 from anomia.compress.spec import parse_arm
 from anomia.errors import CompressionError
@@ -29,12 +29,16 @@ UNBUILT, REFUSED = 0.1, 0.02
 
 
 class Account(NamedTuple):
-    """What happened to an architecture. unequal: matrices whose masks whole passes contradict."""
+    """What happened to an architecture. unequal: matrices whose masks whole passes contradict.
+
+    multiplied: parameters of two dimensions in the blocks that are a factor of a product.
+    """
 
     model: Any
     report: CompressionReport | None
     refusal: str
     unequal: list[str]
+    multiplied: set[str]
 
 
 class _Products(TorchDispatchMode):
@@ -119,14 +123,18 @@ def take_account(kind: str, arm: str = "wanda:0.5") -> Account:
     try:
         report = compress(model, parse_arm(arm).steps[0], windows)
     except CompressionError as error:
-        return Account(model, None, str(error), [])
-    return Account(model, report, "", _unequal(model, dense, report, windows))
+        return Account(model, None, str(error), [], set())
+    return Account(model, report, "", *_unequal(model, dense, report, windows))
 
 
 @torch.no_grad()
-def _unequal(model: Any, dense: Any, report: CompressionReport, windows: Any) -> list[str]:
-    """Names of matrices that are not what Wanda prunes with the inputs of a dense block behind pruned ones."""
+def _unequal(model: Any, dense: Any, report: CompressionReport, windows: Any) -> tuple[list[str], set[str]]:
+    """Names of matrices that are not what Wanda prunes with the inputs of a dense block behind pruned ones.
+
+    Also those of all parameters of two dimensions that a product reads.
+    """
     wrong: list[str] = []
+    multiplied: set[str] = set()
     decoder, pruned_blocks = find_blocks(dense), find_blocks(model).modules
     if getattr(dense.config, "_experts_implementation", None) not in (None, "eager"):
         dense.set_experts_implementation("eager")
@@ -139,6 +147,7 @@ def _unequal(model: Any, dense: Any, report: CompressionReport, windows: Any) ->
         with products, einsums:
             for ids in windows.token_ids:
                 dense(input_ids=torch.tensor([ids]), use_cache=False)
+        multiplied |= {f"{prefix}.{name}" for name in products.other_side if parameters[name].dim() == 2}
         after = dict(pruned_blocks[index].named_parameters())
         for name, parameter in parameters.items():
             layer = f"{prefix}.{name.removesuffix('.weight')}"
@@ -169,7 +178,7 @@ def _unequal(model: Any, dense: Any, report: CompressionReport, windows: Any) ->
                 if not _is_wanda(before, now, squares):
                     wrong.append(full)
         block.load_state_dict(pruned_blocks[index].state_dict())
-    return wrong
+    return wrong, multiplied
 
 
 def _is_wanda(before: torch.Tensor, now: torch.Tensor, squares: torch.Tensor | None) -> bool:
@@ -202,6 +211,11 @@ def check(kind: str, account: Account) -> None:
         assert matrix.zeros >= min(rows * int(columns * 0.5), int(rows * columns * 0.5)), f"{kind}: {matrix}"
     reasons = why_dense(model, find_blocks(model))
     assert set(reasons.values()) <= set(REASONS)
+    for name, reason in reasons.items():
+        if reason in (BARE, LOOSE) and model.get_parameter(name).dim() == 2:
+            assert (reason == LOOSE) == (name in account.multiplied), (
+                f"{kind}: {name} stays dense as {reason}"
+            )
     assert set(report.left_dense) == set(dense_in_files(model, find_blocks(model)))
     named = {matrix.name.split("[")[0].removesuffix(".weight") for matrix in report.matrices}
     for name, parameter in model.named_parameters():

@@ -11,14 +11,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from anomia.compress.apply import compress, prepare_windows
+from anomia.compress.blocks import find_blocks
 from anomia.compress.folder import compress_folder
+from anomia.compress.left_dense import BARE, EMBEDDING, LOOSE, OUTSIDE, why_dense
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.report import CompressionReport
 from anomia.compress.spec import parse_arm
+from anomia.models.tensors import skeleton
 
 from .architectures import tiny
 from .conftest import tiny_model
-from .test_folder import save_model, step_of, write_text
+from .test_folder import save_model, save_tokenizer, step_of, write_text
 
 
 def stored_names(folder: Path) -> set[str]:
@@ -35,8 +38,12 @@ def named(report: CompressionReport) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["phimoe", "mixtral", "minimax", "granitemoe", "gpt_neox", "gemma3", "olmo_hybrid", "nemotron_h"]
-)
+    "kind",
+    [
+        "phimoe", "mixtral", "minimax", "granitemoe", "gpt_neox", "gemma3", "olmo_hybrid", "nemotron_h", "camembert",
+        "xlm-roberta", "prophetnet",
+    ],
+)  # fmt: skip
 def test_names_are_those_of_the_saved_files(kind: str, tmp_path: Path) -> None:
     """Their names in memory are others: a router of Phi-MoE is `mlp.router` there and `block_sparse_moe.gate` here."""
     model = tiny(kind)
@@ -55,6 +62,43 @@ def test_a_written_folder_and_its_source_have_the_names(family: str, arm: str, t
     assert report.left_dense
     assert set(report.left_dense) <= stored_names(tmp_path / "in")
     assert set(report.left_dense) <= stored_names(tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["camembert", "prophetnet", "bigbird_pegasus", "mixtral"])
+def test_from_files_the_same_is_listed(kind: str, tmp_path: Path) -> None:
+    """A tied head counts as its embedding; one that an architecture never ties, whatever its configuration says, is there."""
+    model = tiny(kind)
+    model.save_pretrained(tmp_path / "in")
+    save_tokenizer(tmp_path / "in")
+    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("magnitude:0.5")]).compression
+    assert report.dense_why == compress(model, step_of("magnitude:0.5")).dense_why
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "reason"),
+    [
+        ("inkling_text", "rel_logits_proj.proj", LOOSE),
+        ("hy_v4", "attn_hc.fn", LOOSE),
+        ("inkling2_text", "attention_input.query", BARE),
+        ("kimi_linear", "forget_gate.A_log", BARE),
+        ("rembert", "encoder.embedding_hidden_mapping_in.weight", OUTSIDE),
+        ("xlnet", "rel_attn.seg_embed", EMBEDDING),
+    ],
+)
+@pytest.mark.parametrize("loaded", [True, False])
+def test_the_reason_is_what_the_weight_does(kind: str, name: str, reason: str, loaded: bool) -> None:
+    """`proj`, by which states are multiplied, was called a decay, mixing or scale."""
+    model = tiny(kind)
+    model = model if loaded else skeleton(model.config)
+    why = why_dense(model, find_blocks(model))
+    found = {each for place, each in why.items() if place.endswith(name)}
+    assert found == {reason}
+
+
+def test_a_matrix_that_is_cast_in_each_pass_is_one() -> None:
+    model = tiny("hy_v4").to(torch.bfloat16)
+    why = why_dense(model, find_blocks(model))
+    assert {reason for name, reason in why.items() if name.endswith("_hc.fn")} == {LOOSE}
 
 
 def test_a_tied_head_is_not_listed_twice() -> None:
@@ -79,7 +123,7 @@ def test_weights_that_are_in_no_layer_are_told_if_they_are_many() -> None:
         block.mlp = Mixing(block.mlp)
     report = compress(model, parse_arm("magnitude:0.5").steps[0])
     [warning] = [text for text in report.warnings if "stay dense" in text]
-    assert "aren't recognised as matrices (model.layers.0.mlp.mixer" in warning
+    assert "belong to no layer (model.layers.0.mlp.mixer, …)" in warning
     told = int(warning.partition("%")[0])
     bare = sum(p.numel() for name, p in model.named_parameters() if name.endswith(".mixer"))
     inside = sum(p.numel() for name, p in model.named_parameters() if ".layers." in name and p.dim() >= 2)

@@ -235,6 +235,11 @@ class InFiles:
         """Return the weights that stay dense by stored name, with the reasons; a tied head counts as its embedding."""
         return dense_in_files(self.model, self.decoder, places=self.places, tied=self.tied)
 
+    def stored_name(self, matrix: str) -> str:
+        """Return the stored name of a matrix, given its name in the model; a layer's without `.weight`."""
+        place = self.places.get(matrix, self.places.get(f"{matrix}.weight", matrix))
+        return place.removesuffix(".weight")
+
     def why_unpacked(self, step: Step) -> dict[str, str]:
         """Return why each matrix is stored dequantized although codes are wanted; empty if it is packed.
 

@@ -9,13 +9,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from anomia.compress.products import FACTORS, Watched, WeightProducts, memory
+from anomia.compress.products import COPIES, FACTORS, Watched, WeightProducts, memory
 from anomia.compress.shared import shared_names
 from anomia.compress.stacks import SEEN, Fold, Layout, Rows, is_layer, stacks
 
 _FOLDS = tuple(Fold(rows, transposed) for rows in (1, 2) for transposed in (False, True))
-# A smaller share of a block's weights isn't worth a trial pass: a router, a decay.
-_LEAST = 0.01
 
 
 class Unknown(NamedTuple):
@@ -41,14 +39,13 @@ def unknown_layouts(blocks: Sequence[nn.Module]) -> list[Unknown]:
 
 
 def _bare(block: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
-    """Yield the larger parameters of two dimensions that belong to no layer: they may hold several matrices."""
-    least = _LEAST * sum(parameter.numel() for parameter in block.parameters())
+    """Yield the parameters of two dimensions that belong to no layer: they may hold several matrices, or one, or none."""
     for path, module in block.named_modules():
         if is_layer(module):
             continue
         for name, parameter in module.named_parameters(recurse=False):
             full = f"{path}.{name}" if path else name
-            if parameter.dim() == 2 and parameter.numel() >= least and full not in shared_names(block):
+            if parameter.dim() == 2 and min(parameter.shape) > 1 and full not in shared_names(block):
                 yield module, name, parameter
 
 
@@ -83,7 +80,7 @@ class LayoutWatch:
             if parameter.dim() == 2:
                 # Blocks may have unequal numbers of experts.
                 layout = next(iter(own or kinds)) if len(own or kinds) == 1 else None
-                fits = not isinstance(layout, Rows) or len(parameter) % layout.count == 0
+                fits = not isinstance(layout, Rows) or len(parameter) % layout.number == 0
                 note_layout(module, name, layout if fits else None)
             elif not kinds:
                 note_layout(module, name, None)
@@ -117,8 +114,8 @@ def take_layouts(unknown: Sequence[Unknown], small: Sequence[nn.Module]) -> None
         if (type(module), name) not in seen:
             continue
         twin, layout = seen[type(module), name]
-        if isinstance(layout, Rows) and layout.count:
-            layout = layout._replace(count=_count_like(module, parameter, twin, name, layout.count))
+        if isinstance(layout, Rows) and layout.number > 1:
+            layout = layout._replace(number=_count_like(module, parameter, twin, name, layout.number))
         note_layout(module, name, layout)
 
 
@@ -148,8 +145,9 @@ class _RowSlices(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, parameters: dict[int, torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._parameters = parameters
-        self._numbers = {memory(parameter): number for number, parameter in parameters.items()}
+        # By memory: a parameter or a copy of a whole one, with its number.
+        self._wholes = {memory(whole): (number, whole) for number, whole in parameters.items()}
+        self._lengths = {number: len(parameter) for number, parameter in parameters.items()}
         self._found: dict[int, set[tuple[int, int, bool] | None]] = {}
 
     def __torch_dispatch__(
@@ -160,28 +158,19 @@ class _RowSlices(TorchDispatchMode):  # type: ignore[no-untyped-call]
             left, right = args[places[0]], args[places[1]]
             # The weight as [in, out] is the right factor, or as [out, in] the left one.
             for weight, inputs in ((right, -2), (left, -1)):
-                number = self._numbers.get(memory(weight))
+                number, whole = self._wholes.get(memory(weight), (None, weight))
                 if number is not None and weight.dim() >= 2:
                     for part in weight if weight.dim() == 3 else (weight,):
-                        self._found.setdefault(number, set()).add(self._part(number, part, inputs))
-        return func(*args, **(kwargs or {}))
-
-    def _part(self, number: int, part: torch.Tensor, inputs: int) -> tuple[int, int, bool] | None:
-        """Return (first row, rows, whether they are the inputs) of a factor; None if it isn't some whole rows.
-
-        inputs: the dimension of `part` over which the product sums.
-        """
-        parameter = self._parameters[number]
-        step, across = parameter.stride()
-        first, rest = divmod(int(part.storage_offset() - parameter.storage_offset()), step)
-        for rows, columns in ((0, 1), (1, 0)):
-            whole = part.shape[columns] == parameter.shape[1] and part.stride(columns) == across
-            if whole and part.stride(rows) == step and rest == 0:
-                return first, part.shape[rows], inputs % 2 == rows
-        return None
+                        self._found.setdefault(number, set()).add(_part_of(whole, part, inputs))
+        out = func(*args, **(kwargs or {}))
+        if func in COPIES and memory(args[0]) in self._wholes:
+            number, whole = self._wholes[memory(args[0])]
+            if out.shape == args[0].shape == whole.shape:
+                self._wholes[memory(out)] = (number, out)
+        return out
 
     def layouts(self, number: int) -> set[Layout] | None:
-        """Return how a parameter, [R, C], is multiplied: as equal parts, or otherwise (None); None if it isn't."""
+        """Return how a parameter, [R, C], is multiplied: in equal parts or as a whole, or otherwise (None); None if it isn't."""
         found = self._found.get(number)
         if found is None:
             return None
@@ -190,9 +179,23 @@ class _RowSlices(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if None in found or len(sizes) != 1:
             return {None}
         ((rows, transposed),) = sizes
-        whole = len(self._parameters[number])
+        whole = self._lengths[number]
         even = rows and whole % rows == 0 and all(first % rows == 0 for first, _, _ in parts)
-        return {Rows(whole // rows, transposed) if even and rows < whole else None}
+        return {Rows(whole // rows, transposed) if even else None}
+
+
+def _part_of(whole: torch.Tensor, part: torch.Tensor, inputs: int) -> tuple[int, int, bool] | None:
+    """Return (first row, rows, whether they are the inputs) of a factor; None if it isn't some rows of the whole, [R, C].
+
+    inputs: the dimension of `part`, [., .], over which the product sums.
+    """
+    step, across = whole.stride()
+    first, rest = divmod(int(part.storage_offset() - whole.storage_offset()), step)
+    for rows, columns in ((0, 1), (1, 0)):
+        full = part.shape[columns] == whole.shape[1] and part.stride(columns) == across
+        if full and part.stride(rows) == step and rest == 0 and 0 <= first <= len(whole) - part.shape[rows]:
+            return first, part.shape[rows], inputs % 2 == rows
+    return None
 
 
 def _parts(parameter: torch.Tensor, layout: bool | Fold) -> list[torch.Tensor]:

@@ -15,7 +15,7 @@ from anomia.compress.matrices import compressed_layers, find_fused_experts
 from anomia.compress.report import MatrixReport
 from anomia.compress.routers import experts_of, is_inside
 from anomia.compress.shared import key_of
-from anomia.compress.stacks import orientation
+from anomia.compress.stacks import is_whole, orientation
 from anomia.models.tensors import file_names
 
 # Why a weight of two or more dimensions stays dense.
@@ -26,12 +26,13 @@ CONVOLUTION = "convolution"
 NORM = "norm"
 BIAS = "bias"
 BARE = "parameter that is no layer (decay, mixing, scale)"
+LOOSE = "matrix that is a parameter of no layer"
 OTHER_MODEL = "part with a configuration of its own (vision, audio)"
 OUTSIDE = "outside the blocks"
 KEPT = "kept dense on request"
 MUCH = 0.1
 """Share of a model's blocks that may stay dense as bare parameters without a warning."""
-REASONS = (EMBEDDING, HEAD, ROUTER, CONVOLUTION, NORM, BIAS, BARE, OTHER_MODEL, OUTSIDE, KEPT)
+REASONS = (EMBEDDING, HEAD, ROUTER, CONVOLUTION, NORM, BIAS, BARE, LOOSE, OTHER_MODEL, OUTSIDE, KEPT)
 
 
 def dense_in_files(
@@ -66,21 +67,37 @@ def why_dense(model: nn.Module, decoder: DecoderBlocks) -> dict[str, str]:
         pruned |= {key_of(fused.parameter) for fused in find_fused_experts(block, where=decoder.path(index))}
     return {
         name: _why(model, decoder, name, p)
-        for name, p in model.named_parameters()
+        for name, p in _named_as_stored(model)
         if p.dim() >= 2 and key_of(p) not in pruned
     }
 
 
-def note_on_bare(model: nn.Module, decoder: DecoderBlocks) -> str:
-    """Return a note if parameters that belong to no layer hold much of the blocks' weights; else ""."""
+def _named_as_stored(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Return each parameter once; if it is tied, with the name that transformers stores."""
+    tied = getattr(model, "all_tied_weights_keys", {})
+    names: dict[Any, tuple[str, nn.Parameter]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        key = key_of(parameter)
+        if key not in names or (names[key][0] in tied and name not in tied):
+            names[key] = (name, parameter)
+    return list(names.values())
+
+
+def note_on_bare(model: nn.Module, decoder: DecoderBlocks, *, places: Mapping[str, str] = {}) -> str:
+    """Return a note if parameters that belong to no layer hold much of the blocks' weights; else "".
+
+    places: as in `dense_in_files`.
+    """
     why = why_dense(model, decoder)
-    bare = {name: p.numel() for name, p in model.named_parameters() if why.get(name) == BARE}
+    bare = {name: p.numel() for name, p in model.named_parameters() if why.get(name) in (BARE, LOOSE)}
     inside = sum(p.numel() for block in decoder.modules for p in block.parameters() if p.dim() >= 2)
     if not inside or sum(bare.values()) <= MUCH * inside:
         return ""
+    largest = max(bare, key=lambda name: bare[name])
+    (stored, *_) = file_names(model, [largest], places)[largest]
     return (
-        f"{sum(bare.values()) / inside:.0%} of the weights in the blocks stay dense: they are stored as parameters that aren't "
-        f"recognised as matrices ({max(bare, key=lambda name: bare[name])}, …)"
+        f"{sum(bare.values()) / inside:.0%} of the weights in the blocks stay dense: they are stored as parameters that "
+        f"belong to no layer ({stored}, …)"
     )
 
 
@@ -106,7 +123,9 @@ def _why(model: Any, decoder: DecoderBlocks, name: str, parameter: torch.Tensor)
             return KEPT
         if isinstance(owner, nn.Linear | Conv1D) or _is_router_weight(inside, below, parameter):
             return ROUTER
-        return EMBEDDING if isinstance(owner, nn.Embedding) else BARE
+        if isinstance(owner, nn.Embedding) or leaf.endswith("embed"):
+            return EMBEDDING
+        return LOOSE if is_whole(owner, leaf) else BARE
     above = [part for part, module in model.named_modules() if part and is_other_model(model, module)]
     if any(name.startswith(f"{part}.") for part in above):
         return OTHER_MODEL
@@ -115,7 +134,9 @@ def _why(model: Any, decoder: DecoderBlocks, name: str, parameter: torch.Tensor)
     in_base = model.base_model is not model and name.startswith(f"{model.base_model_prefix}.")
     if owner is model.get_output_embeddings() or not in_base:
         return HEAD
-    return EMBEDDING if "embed" in name.rpartition(".")[0].rpartition(".")[2] else OUTSIDE
+    # A layer that maps embeddings is none.
+    is_table = "embed" in path.rpartition(".")[2] and not isinstance(owner, nn.Linear | Conv1D)
+    return EMBEDDING if is_table else OUTSIDE
 
 
 def _is_router_weight(block: nn.Module, name: str, parameter: torch.Tensor) -> bool:

@@ -97,8 +97,8 @@ def change_matrices(
         warnings=(
             *warnings_of(step, windows, matrices, packed=blocks.save_as != "dense"),
             *((blocks.note,) if blocks.note and windows is not None else ()),
-            *notes_on(unpacked),
-            *((bare,) if (bare := note_on_bare(blocks.model, blocks.decoder)) else ()),
+            *notes_on({blocks.stored_name(name): why for name, why in unpacked.items()}),
+            *((bare,) if (bare := note_on_bare(blocks.model, blocks.decoder, places=blocks.places)) else ()),
         ),
         versions=versions(),
     )

@@ -10,7 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _ATEN = torch.ops.aten
-_COPIES = (_ATEN.clone.default, _ATEN._to_copy.default)
+COPIES = (_ATEN.clone.default, _ATEN._to_copy.default)
+"""Operations that copy a tensor, possibly into another type or order."""
 FACTORS = {
     _ATEN.mm.default: (0, 1),
     _ATEN.addmm.default: (1, 2),
@@ -92,7 +93,7 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if len(inputs):
                     self._take(name, inputs, source)
         out = func(*args, **(kwargs or {}))
-        if func in _COPIES and args[0].dim() >= 2 and memory(args[0]) in self._by_memory:
+        if func in COPIES and args[0].dim() >= 2 and memory(args[0]) in self._by_memory:
             self._follow(args[0], out)
             self._follow_reordered(args[0], out)
         return out

@@ -31,16 +31,17 @@ class Fold(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """A parameter of two dimensions that holds matrices one below the other (DBRX's experts), [count · rows, columns].
+    """A parameter of two dimensions that holds matrices one below the other (DBRX's experts), [number · rows, columns].
 
-    count: 0 if it isn't known how many. transposed: whether the rows of each are its inputs.
+    number: 0 if it isn't known how many; 1 if the parameter is one matrix. transposed: whether the rows of each are its
+    inputs.
     """
 
-    count: int
+    number: int
     transposed: bool
 
 
-# True: multiplied as [E, in, out]; False: as [E, out, in]; None: in no product, or as a whole.
+# True: multiplied as [E, in, out]; False: as [E, out, in]; None: in no product, or in unequal parts.
 Layout = bool | Fold | Rows | None
 
 
@@ -48,7 +49,7 @@ def orientation(module: nn.Module, name: str, parameter: nn.Parameter) -> bool |
     """Whether a parameter is a stack of [in, out] matrices (True) or [out, in] matrices (False); None if neither."""
     seen: Layout = module.__dict__.get(SEEN, {}).get(name)
     if isinstance(seen, Rows):
-        return seen.transposed if seen.count else None
+        return seen.transposed if seen.number > 1 else None
     if parameter.dim() != 3:
         return None
     declared = getattr(module, "is_transposed", None)
@@ -66,13 +67,23 @@ def fold(module: nn.Module, name: str) -> Fold | None:
 def stacked(module: nn.Module, name: str, parameter: torch.Tensor) -> torch.Tensor:
     """Return a stack of matrices as a view in three dimensions, [E, ., .]."""
     seen: Layout = module.__dict__.get(SEEN, {}).get(name)
-    return parameter.unflatten(0, (seen.count, -1)) if isinstance(seen, Rows) and seen.count else parameter
+    return (
+        parameter.view(seen.number, -1, parameter.shape[-1])
+        if isinstance(seen, Rows) and seen.number > 1
+        else parameter
+    )
 
 
 def is_unread(module: nn.Module, name: str) -> bool:
     """Whether the trial pass found that no product reads a parameter."""
     seen = module.__dict__.get(SEEN, {})
     return name in seen and seen[name] is None
+
+
+def is_whole(module: nn.Module, name: str) -> bool:
+    """Whether the trial pass found that a parameter of two dimensions is multiplied as one matrix."""
+    seen: Layout = module.__dict__.get(SEEN, {}).get(name)
+    return isinstance(seen, Rows) and seen.number == 1
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -94,6 +105,7 @@ def stacks(block: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter
             full = f"{path}.{name}" if path else name
             if full in shared_names(block):
                 continue
-            several = isinstance(module.__dict__.get(SEEN, {}).get(name), Rows)
+            seen: Layout = module.__dict__.get(SEEN, {}).get(name)
+            several = isinstance(seen, Rows) and seen.number != 1
             if several or (parameter.dim() == 3 and min(parameter.shape[1:]) > 1):
                 yield path, module, name, parameter

@@ -71,10 +71,14 @@ def check_table(table: TokenTable) -> None:
 
 
 def _check_alone(model: nn.Module, tables: Sequence[TokenTable]) -> None:
-    """Refuse tables whose memory other tensors of the model are in, since those would be rounded, too."""
+    """Refuse tables whose memory other tensors of the model are in, since those would be rounded, too.
+
+    Those that the architecture ties are other names of the table.
+    """
     places = places_of(model)
     partly = overlapping(places)
-    names = {name for table in tables for name in table.names}
+    tied = getattr(model, "all_tied_weights_keys", {})
+    names = {*(name for table in tables for name in table.names), *tied, *tied.values()}
     for table in tables:
         key = key_of(table.weight)
         same = (place.path for place in places if key_of(place.tensor) == key)
