@@ -202,7 +202,8 @@ def check_dense(model: nn.Module, steps: Sequence[Step]) -> None:
     outside = check_kept(model, matrix_names(decoder))
     changed = {key_of(module.weight) for block in decoder.modules for _, module in compressed_layers(block)}
     for name in outside:
-        if key_of(model.get_parameter(f"{name}.weight")) in changed:
+        weight: Any = model.get_submodule(name).weight
+        if key_of(weight) in changed:
             raise StudyError(
                 f"dense: {name} shares its weights with a matrix that would change; name that one, too"
             )
