@@ -193,7 +193,7 @@ def test_a_place_takes_few_weights_and_fewer_than_a_random_order() -> None:
         "The order of changed outputs finds them as well (6 % of the weights)."
     )
     assert said(("a",), found=False, chance=unclear) == (
-        "Diffuse: a random order needs no more weights (50 %; difference 2 %, \N{MINUS SIGN}10 % to 30 %)."
+        "Diffuse: a random order may need no more (50 %; the difference of 2 points has an interval from \N{MINUS SIGN}10 to 30)."
     )
     halves["attribution"] = estimate(0.4, 0.2, 0.6)
     assert said(("a",), found=False) == (

@@ -94,8 +94,8 @@ def sentence_of(
             why.append(f"bringing half of the {items} back takes {needs}")
         if chance.low <= 0:
             why.append(
-                f"a random order needs no more weights ({percent(halves[RANDOM].value)}; difference "
-                f"{percent(chance.value)}, {percent(chance.low)} to {percent(chance.high)})"
+                f"a random order may need no more ({percent(halves[RANDOM].value)}; the difference of "
+                f"{100 * chance.value:.0f} points has an interval from {percent(chance.low)[:-2]} to {percent(chance.high)[:-2]})"
             )
         return f"Diffuse: {', and '.join(why)}."
     ordered = ", in the order of changed outputs" if leader == MOVED else ""
