@@ -31,7 +31,7 @@ from anomia.locate.prepare import Subjects
 from anomia.locate.restore import (
     fill,
 )
-from anomia.locate.sentence import notes_of, sentence_of
+from anomia.locate.sentence import evidence_of, notes_of, sentence_of
 from anomia.locate.words import WORDS
 from anomia.measure.rates import rate, student_mean
 
@@ -86,7 +86,7 @@ def conclude(
     chance = half_difference(deciding, answered[leader], answered[RANDOM])
     differing = sum(unit.weights for unit in units) / subjects.pair.weights
     is_found = differing <= GOAL or (halves[leader].value <= GOAL and chance.low > 0)
-    curve = curve_rows(readings, orders)
+    curve, directions = curve_rows(readings, orders), directions_of(readings)
     return Located(
         arm=subjects.arm,
         options=options,
@@ -99,8 +99,11 @@ def conclude(
         ahead=ahead,
         gained=gained,
         agreement=agreement,
-        directions=directions_of(readings),
-        notes=tuple(notes_of(subjects, found, order_cases, answered[ATTRIBUTION].right, words)),
+        directions=directions,
+        notes=(
+            *notes_of(subjects, found, order_cases, answered[ATTRIBUTION].right, words),
+            *evidence_of(found, agreement, directions, len(decide_cases) - len(demoted), words),
+        ),
         place=place,
         found=is_found,
         sentence=sentence_of(

@@ -20,8 +20,8 @@ from anomia.probes import CONTINUATION
 from anomia.running.cells import OpenCell
 from anomia.words import counted
 
-_BESIDE = 500_000_000
-"""Bytes of the tokenizers, the run's records and what making the arm leaves behind (measured with Gemma's tokenizer)."""
+_BESIDE = 1_100_000_000
+"""Bytes of the libraries, the tokenizers, the run's records and what making the arm leaves behind (measured with Gemma)."""
 
 
 class LocatePlan(NamedTuple):

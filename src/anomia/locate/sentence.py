@@ -17,6 +17,7 @@ from anomia.locate.curves import (
     MOVED,
     RANDOM,
 )
+from anomia.locate.located import Directions, disagreement
 from anomia.locate.pairs import WeightUnit
 from anomia.locate.prepare import Subjects
 from anomia.locate.restore import (
@@ -43,7 +44,7 @@ def notes_of(
     if unreliable:
         notes.append(
             f"the shares of {unreliable} of {len(order)} {words.many} leave more than 30 % of their change unexplained; they give "
-            "no order, and more --points make shares add up better"
+            "no order (`unreliable` in items.parquet), and more --points make shares add up better"
         )
     if len(right) < 30:
         notes.append(
@@ -62,6 +63,35 @@ def notes_of(
         notes.append(
             f"{counted(len(found.by_gradient), 'parameter')} needed gradients of their own, one item at a time"
         )
+    return notes
+
+
+def evidence_of(
+    found: Attribution,
+    agreement: Estimate | None,
+    directions: Sequence[Directions],
+    kept: int,
+    words: ItemWords,
+) -> list[str]:
+    """How well the parts of the evidence agree, as notes. kept: how many kept items decide."""
+    notes = [
+        f"of an item's change, {percent(float(np.median(np.abs(found.residuals))))} is missing from the sum of its shares (median)"
+    ]
+    if agreement is not None:
+        notes.append(
+            "two halves of the ordering items rank the matrices with a correlation of "
+            f"{agreement.value:.2f} [{agreement.low:.2f}, {agreement.high:.2f}]".replace("-", "−")
+        )
+    apart = disagreement(directions)
+    if apart["answers_distance"] is not None:
+        alone = max(each.answers_alone for each in directions)
+        lost = max(each.answers_lost for each in directions)
+        notes.append(
+            f"one block of base's weights alone brings back {percent(alone)} of the {words.many} at most, one compressed block alone "
+            f"in base loses {percent(lost)} at most; both directions differ by {100 * apart['answers_distance']:.0f} points on average"
+        )
+    if kept < 10:
+        notes.append(f"only {counted(kept, f'kept {words.one}')} stand beside the demoted ones")
     return notes
 
 
