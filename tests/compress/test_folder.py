@@ -704,3 +704,24 @@ def test_infinite_logits_of_a_loaded_model_are_refused(family: str) -> None:
         model.model.norm.weight *= 1e6
     with pytest.raises(CompressionError, match="its logits are NaN or infinite"):
         check_outputs(model)
+
+
+@pytest.mark.parametrize(
+    ("arm", "save_as"),
+    [("wanda:0.5", "dense"), ("gptq:4,group=8", "dense"), ("gptq:4,group=8", "compressed-tensors")],
+)
+def test_a_result_that_was_not_tried_says_so(
+    arm: str, save_as: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calibration text shows the states, but not the logits: the note was left out for every calibrated step."""
+    save_model("llama", tmp_path / "in")
+    options = FolderOptions(
+        text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=8), save_as=save_as
+    )
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no logits here")
+
+    monkeypatch.setattr(InFiles, "logits", fails)
+    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of(arm)], options)
+    assert any("no logits here" in warning for warning in report.compression.warnings)

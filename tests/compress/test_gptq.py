@@ -161,7 +161,8 @@ def test_zeros_stay_where_a_matrix_was_pruned_and_are_free_where_they_are_chance
         beside = random_weight(16, 128, 5)
         values = gptq([beside, weight], hessian, Grid(4, 32), order=order).quantized[1].values()
         if zeros.any():
-            assert bool((values[zeros] == 0).all()) == (share == 0.5)
+            # Weights on a grid hide a twentieth of pruned ones among those that are zero by chance.
+            assert bool((values[zeros] == 0).all()) == (share == 0.5 or not step)
 
 
 def test_a_hopeless_hessian_is_refused() -> None:

@@ -247,8 +247,7 @@ def _last_step(
     report, streamed, resumed = _one_step(current, found, made, step, options, state, progress)
     if streamed and options.save_as == "dense":
         note = check_folder(made, made / UNFINISHED, device=torch.device(options.device))
-        # The calibration text has shown the states already.
-        report = report if needs_calibration(step) else _with_note(report, note)
+        report = _with_note(report, note)
     size, before = files_bytes(str(made)), files_bytes(model)
     if size and before and size > before and not streamed and found.files.gguf:
         unpacked = f"the weights of {Path(model).name} ({megabytes(before)}) are unpacked: {megabytes(size)}"

@@ -72,14 +72,14 @@ def change_matrices(
         shards.extend(content_hash([out / shard_name(index)]) for index in new)
         save_state()
 
-    finished = Finished(list(state["sparsities"]), reports, save=save)
+    finished, untried = Finished(list(state["sparsities"]), reports, save=save), ""
     with ExitStack() as stack:
         if windows is not None:
             stack.enter_context(calibrating(blocks.model, blocks.device))
         go_through(blocks, step, windows, finished, batch_tokens=batch_tokens, progress=progress)
         if blocks.save_as != "dense" and finished.left is not None:
             # The blocks of a packed folder can't be run from their codes.
-            check_logits(blocks, *finished.left)
+            untried = check_logits(blocks, *finished.left)
     blocks.write_rest(step)
     matrices = tuple(report for block in finished.reports for report in block)
     blocks.check_written(matrices, step)
@@ -96,6 +96,7 @@ def change_matrices(
         reconstruction=choices_of(step),
         warnings=(
             *warnings_of(step, windows, matrices, packed=blocks.save_as != "dense"),
+            *([untried] if untried else []),
             *((blocks.note,) if blocks.note and windows is not None else ()),
             *notes_on({blocks.stored_name(name): why for name, why in unpacked.items()}),
             *((bare,) if (bare := note_on_bare(blocks.model, blocks.decoder, places=blocks.places)) else ()),

@@ -209,9 +209,8 @@ def try_walk_small(decoder: DecoderBlocks, config: Any) -> tuple[DecoderBlocks, 
     try:
         model = tiny_model(config)
         small = find_blocks(model)
-        ids = torch.randint(
-            3, VOCABULARY, (1, 2 * _CHECKED_TOKENS), generator=torch.Generator().manual_seed(0)
-        )
+        known = min(VOCABULARY, model.get_input_embeddings().num_embeddings)
+        ids = torch.randint(3, known, (1, 2 * _CHECKED_TOKENS), generator=torch.Generator().manual_seed(0))
         tried = _try(model, small, ids)
     except (NotBuiltError, CompressionError) as error:
         return (

@@ -27,8 +27,6 @@ from anomia.compress.steps import Quantize
 
 BLOCK = 128
 _PANEL = 32
-# The least fraction of zeros in a matrix that counts as pruned.
-PRUNED = 0.1
 UNREACHED = "no calibration token reached it: rounded to nearest"
 
 
@@ -163,7 +161,7 @@ def _pruned(columns: torch.Tensor, dead: torch.Tensor) -> torch.Tensor:
     """Return which weights must stay zero, [in, out] bool. columns: [in, out]; dead: [in] bool."""
     zeros = columns == 0
     share = float(zeros[~dead].float().mean()) if not bool(dead.all()) else 0.0
-    if share < PRUNED:
+    if share == 0:
         return torch.zeros_like(zeros)
     # How often neighbours are equal tells how coarse the values are. Where zero is the most frequent value of a normal
     # distribution, its share is √2 times that.
