@@ -16,7 +16,7 @@ from compressed_tensors.utils.match import match_named_modules
 from torch import nn
 from torchao.quantization import FqnToConfig, Int8WeightOnlyConfig, quantize_
 
-from anomia.locate.keep import forms, gguf_name, kept_modules, stacks_of, write_keep
+from anomia.locate.keep import _name_maps, forms, gguf_name, kept_modules, name_map, stacks_of, write_keep
 
 from ..compress.conftest import FAMILIES, MIXTURES, tiny_model
 
@@ -147,7 +147,7 @@ def test_torchao_leaves_out_what_is_listed_and_the_head_as_without_a_list(
 def test_names_in_gguf_are_those_of_the_family(family: str) -> None:
     wanted = ARCHITECTURES.get(family, family)
     arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == wanted)
-    names = gguf.get_tensor_name_map(arch, 3)
+    names = name_map(arch, 3)
     seen = 0
     for name, parameter in tiny_model(family).named_parameters():
         if parameter.dim() < 2:
@@ -192,3 +192,11 @@ def test_a_pattern_for_llama_cpp_matches_one_block_and_both_parts_of_a_stack() -
         "blk.1.ffn_up_exps.weight",
         "blk.1.ffn_gate_up_exps.weight",
     ]
+
+
+def test_looking_names_up_leaves_the_tables_of_gguf_as_they_are() -> None:
+    """They are of the class, so that files could no longer be read after a list was written."""
+    before = dict(gguf.TensorNameMap.block_mappings_cfg)
+    _name_maps.cache_clear()
+    gguf_name("model.layers.3.mlp.down_proj")
+    assert before == gguf.TensorNameMap.block_mappings_cfg

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomia.compress.products import COPIES, FACTORS, Watched, WeightProducts, memory
 from anomia.compress.shared import shared_names
-from anomia.compress.stacks import SEEN, Fold, Layout, Rows, is_layer, stacks
+from anomia.compress.stacks import SEEN, Fold, Layout, RowStack, is_layer, stacks
 
 _FOLDS = tuple(Fold(rows, transposed) for rows in (1, 2) for transposed in (False, True))
 
@@ -80,7 +80,7 @@ class LayoutWatch:
             if parameter.dim() == 2:
                 # Blocks may have unequal numbers of experts.
                 layout = next(iter(own or kinds)) if len(own or kinds) == 1 else None
-                fits = not isinstance(layout, Rows) or len(parameter) % layout.number == 0
+                fits = not isinstance(layout, RowStack) or len(parameter) % layout.number == 0
                 note_layout(module, name, layout if fits else None)
             elif not kinds:
                 note_layout(module, name, None)
@@ -114,7 +114,7 @@ def take_layouts(unknown: Sequence[Unknown], small: Sequence[nn.Module]) -> None
         if (type(module), name) not in seen:
             continue
         twin, layout = seen[type(module), name]
-        if isinstance(layout, Rows) and layout.number > 1:
+        if isinstance(layout, RowStack) and layout.number > 1:
             layout = layout._replace(number=_count_like(module, parameter, twin, name, layout.number))
         note_layout(module, name, layout)
 
@@ -181,7 +181,7 @@ class _RowSlices(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ((rows, transposed),) = sizes
         whole = self._lengths[number]
         even = rows and whole % rows == 0 and all(first % rows == 0 for first, _, _ in parts)
-        return {Rows(whole // rows, transposed) if even else None}
+        return {RowStack(whole // rows, transposed) if even else None}
 
 
 def _part_of(whole: torch.Tensor, part: torch.Tensor, inputs: int) -> tuple[int, int, bool] | None:

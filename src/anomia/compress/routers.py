@@ -18,7 +18,7 @@ _FEW = 4
 _SEEN = "_anomia_choices"
 
 
-class Verdict(NamedTuple):
+class RouterVerdict(NamedTuple):
     """What the outputs of a weight did in the trial pass before any other product.
 
     chooses: a top-k or the like chose among them. weighs: a softmax ran over them.
@@ -30,12 +30,12 @@ class Verdict(NamedTuple):
 
 def note_choice(module: nn.Module, name: str, chooses: bool, weighs: bool) -> None:
     """Store what the trial pass saw of a weight in its module."""
-    module.__dict__.setdefault(_SEEN, {})[name] = Verdict(chooses, weighs)
+    module.__dict__.setdefault(_SEEN, {})[name] = RouterVerdict(chooses, weighs)
 
 
-def verdict(module: nn.Module, name: str) -> Verdict | None:
+def verdict(module: nn.Module, name: str) -> RouterVerdict | None:
     """Return what the trial pass saw of a weight; None if it took no part in one."""
-    found: Verdict | None = module.__dict__.get(_SEEN, {}).get(name)
+    found: RouterVerdict | None = module.__dict__.get(_SEEN, {}).get(name)
     return found
 
 

@@ -20,7 +20,7 @@ _ELSEWHERE = "_anomia_elsewhere"
 _TIED = "_anomia_tied"
 
 
-class Place(NamedTuple):
+class WeightPlace(NamedTuple):
     """A tensor in a module. block: the index of the block that the module is a part of there, None outside of them."""
 
     path: str
@@ -39,7 +39,7 @@ def mark_shared(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
             "would lose can't be counted; make a copy of the block for each place"
         )
     places = places_of(model, blocks)
-    same: dict[Any, list[Place]] = {}
+    same: dict[Any, list[WeightPlace]] = {}
     for place in places:
         same.setdefault(key_of(place.tensor), []).append(place)
     partly = overlapping(places)
@@ -92,14 +92,14 @@ def shares_matrices(block: nn.Module) -> bool:
     return any(block.get_parameter(name).dim() >= 2 for name in shared_names(block))
 
 
-def places_of(model: nn.Module, blocks: Sequence[nn.Module] = ()) -> list[Place]:
+def places_of(model: nn.Module, blocks: Sequence[nn.Module] = ()) -> list[WeightPlace]:
     """Return the parameters and buffers of every module of a model, once in each block and once outside of them.
 
     A second name of a whole list of blocks is no second place.
     """
     numbers = {id(block): index for index, block in enumerate(blocks)}
     seen: set[tuple[int, int | None]] = set()
-    found: list[Place] = []
+    found: list[WeightPlace] = []
 
     def visit(module: nn.Module, path: str, block: int | None) -> None:
         block = numbers.get(id(module), block)
@@ -108,7 +108,7 @@ def places_of(model: nn.Module, blocks: Sequence[nn.Module] = ()) -> list[Place]
         seen.add((id(module), block))
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None:
-                found.append(Place(f"{path}{name}", tensor, block))
+                found.append(WeightPlace(f"{path}{name}", tensor, block))
         for name, child in module.named_children():
             visit(child, f"{path}{name}.", block)
 
@@ -123,7 +123,7 @@ def key_of(tensor: torch.Tensor) -> Any:
     return (str(tensor.device), tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
 
 
-def overlapping(places: Sequence[Place]) -> dict[Any, list[str]]:
+def overlapping(places: Sequence[WeightPlace]) -> dict[Any, list[str]]:
     """Return, by a tensor's key, the paths of those that share some of its memory, but not all in the same form."""
     found: dict[Any, list[str]] = {}
     spans = sorted(

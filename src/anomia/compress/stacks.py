@@ -30,7 +30,7 @@ class Fold(NamedTuple):
         return flat.T if self.transposed else flat
 
 
-class Rows(NamedTuple):
+class RowStack(NamedTuple):
     """A parameter of two dimensions that holds matrices one below the other (DBRX's experts), [number · rows, columns].
 
     number: 0 if it isn't known how many; 1 if the parameter is one matrix. transposed: whether the rows of each are its
@@ -42,13 +42,13 @@ class Rows(NamedTuple):
 
 
 # True: multiplied as [E, in, out]; False: as [E, out, in]; None: in no product, or in unequal parts.
-Layout = bool | Fold | Rows | None
+Layout = bool | Fold | RowStack | None
 
 
 def orientation(module: nn.Module, name: str, parameter: nn.Parameter) -> bool | None:
     """Whether a parameter is a stack of [in, out] matrices (True) or [out, in] matrices (False); None if neither."""
     seen: Layout = module.__dict__.get(SEEN, {}).get(name)
-    if isinstance(seen, Rows):
+    if isinstance(seen, RowStack):
         return seen.transposed if seen.number > 1 else None
     if parameter.dim() != 3:
         return None
@@ -69,7 +69,7 @@ def stacked(module: nn.Module, name: str, parameter: torch.Tensor) -> torch.Tens
     seen: Layout = module.__dict__.get(SEEN, {}).get(name)
     return (
         parameter.view(seen.number, -1, parameter.shape[-1])
-        if isinstance(seen, Rows) and seen.number > 1
+        if isinstance(seen, RowStack) and seen.number > 1
         else parameter
     )
 
@@ -83,7 +83,7 @@ def is_unread(module: nn.Module, name: str) -> bool:
 def is_whole(module: nn.Module, name: str) -> bool:
     """Whether the trial pass found that a parameter of two dimensions is multiplied as one matrix."""
     seen: Layout = module.__dict__.get(SEEN, {}).get(name)
-    return isinstance(seen, Rows) and seen.number == 1
+    return isinstance(seen, RowStack) and seen.number == 1
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -106,6 +106,6 @@ def stacks(block: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter
             if full in shared_names(block):
                 continue
             seen: Layout = module.__dict__.get(SEEN, {}).get(name)
-            several = isinstance(seen, Rows) and seen.number != 1
+            several = isinstance(seen, RowStack) and seen.number != 1
             if several or (parameter.dim() == 3 and min(parameter.shape[1:]) > 1):
                 yield path, module, name, parameter

@@ -111,10 +111,21 @@ def _name_maps() -> tuple[Any, ...]:
     Without RWKV's, which has other layers under the names of Qwen's, and without towers that see or hear.
     """
     return tuple(
-        gguf.get_tensor_name_map(arch, 1)
+        name_map(arch, 1)
         for arch, name in gguf.MODEL_ARCH_NAMES.items()
         if "rwkv" not in name and arch is not gguf.MODEL_ARCH.MMPROJ
     )
+
+
+def name_map(arch: Any, blocks: int) -> Any:
+    """gguf's map of an architecture's names. Making one changes a table of all architectures, which is put back."""
+    table = gguf.TensorNameMap.block_mappings_cfg
+    before = dict(table)
+    try:
+        return gguf.get_tensor_name_map(arch, blocks)
+    finally:
+        table.clear()
+        table.update(before)
 
 
 def write_keep(file: Path, modules: Sequence[str], stacks: Collection[str], *, sentence: str) -> None:
