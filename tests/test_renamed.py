@@ -177,7 +177,7 @@ def test_every_measure_that_was_renamed_has_one_old_name() -> None:
     changed = {str(measure) for measure in MEASURES.values() if "control" in measure.of.split("/")[-1][:7]}
     changed |= set(measures.recovery_over_control) | {
         measures.divergence("top1_agreement"),
-        oracle_with_seed(3),
+        oracle_with_seed("samples", 3),
     }
     changed |= {name for name in MEASURES if name.partition("/")[2].startswith("oracle_")}
     words = {"control": "foil", "oracle": "reach", "top1_agreement": "same_top"}

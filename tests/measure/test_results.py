@@ -19,6 +19,7 @@ from anomia.measure.diagnosis import diagnose
 from anomia.measure.fates import FATES
 from anomia.measure.figures import Figure, before, lookup
 from anomia.measure.frame import MEAN, POOLED
+from anomia.measure.measures import parse
 from anomia.measure.rates import Estimate
 from anomia.measure.results import read_results, results_json
 from anomia.measure.schema import ResultsFile, json_schema
@@ -290,9 +291,9 @@ def test_base_stands_beside_an_arm_on_the_items_of_the_arm() -> None:
     part = records.filter((pl.col("arm") != "wanda:0.5") | (pl.col("index") < 20))
     figures = lookup(diagnose(part).figures)
     base = records.filter((pl.col("arm") == "base") & (pl.col("index") < 20))
-    beside = before(figures, "wanda:0.5", "accuracy/open", POOLED)
+    beside = before(figures, "wanda:0.5", parse("accuracy/open"), POOLED)
     assert (beside.n, beside.value) == (40, pytest.approx(base["open_correct"].mean()))
-    assert before(figures, "wanda:0.3", "accuracy/open", POOLED).n == 120
+    assert before(figures, "wanda:0.3", parse("accuracy/open"), POOLED).n == 120
 
 
 def test_thresholds_are_options_that_a_run_remembers(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import anomia.api
 from anomia.measure.figures import before, lookup
 from anomia.measure.frame import POOLED
+from anomia.measure.measures import parse
 from anomia.measure.results import Results, read_results
 from anomia.report.figures.cases import NamedRun, cases
 from anomia.report.figures.fate_bars import draw_dissociation
@@ -45,7 +46,7 @@ def test_head_and_ladder_say_the_same_of_an_arm_with_ungraded_answers(results: R
     row = dict(zip(ladder["columns"], ladder["rows"][-1], strict=True))
     assert row["language"] == POOLED
     for probe, _, was, after in arm["accuracies"][:2]:
-        measure = f"accuracy/{probe}"
+        measure = parse(f"accuracy/{probe}")
         for shown, estimate in zip(
             (was, after), (before(figures, "wanda:0.5", measure, POOLED), figures["wanda:0.5", measure, POOLED]), strict=True
         ):  # fmt: skip

@@ -29,7 +29,7 @@ _WEIGHING = {_ATEN._softmax.default: (1, -1), _ATEN._safe_softmax.default: (1, -
 _MIXING = ("scaled_dot_product", "convolution", "grouped_mm", "linear", "embedding")
 
 
-class Candidate(NamedTuple):
+class ChoiceCandidate(NamedTuple):
     """A weight that may be a router's: its block, its path there, its module, its name in the module, its outputs."""
 
     block: nn.Module
@@ -45,10 +45,10 @@ class Candidate(NamedTuple):
         return found
 
 
-def candidates(blocks: Sequence[nn.Module]) -> list[Candidate]:
+def candidates(blocks: Sequence[nn.Module]) -> list[ChoiceCandidate]:
     """Return the weights, outside of experts, that have few rows beside experts and no verdict of an earlier pass."""
     return [
-        Candidate(block, path, module, name, rows)
+        ChoiceCandidate(block, path, module, name, rows)
         for block in blocks
         if (experts := experts_of(block))
         for path, module, name, rows in own_weights(block)
@@ -64,7 +64,7 @@ class ChoiceWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     A choice is a top-k, argmax or the like, or a softmax, over as many values as the weight has rows or as there are experts.
     """
 
-    def __init__(self, watched: Sequence[Candidate]) -> None:
+    def __init__(self, watched: Sequence[ChoiceCandidate]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._watched = watched
         self._sizes = [{each.rows, *experts_of(each.block).values()} for each in watched]
@@ -119,7 +119,7 @@ class ChoiceWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 note_choice(each.module, each.name, number in self._chosen, number in self._weighed)
 
 
-def take_choices(watched: Sequence[Candidate], small: Sequence[nn.Module]) -> None:
+def take_choices(watched: Sequence[ChoiceCandidate], small: Sequence[nn.Module]) -> None:
     """Store what was seen in the blocks of a tiny model, for weights that aren't loaded."""
     seen = {
         (type(block), path, type(module), name): found
