@@ -123,7 +123,15 @@ def test_half_a_surrogate_pair_neither_runs_nor_stops_the_page(open_page: Open, 
                "items": {"run": [0], "language": [0], "id": [half], "question": [half], "gold": ["x"], "said": [half], "rank": [1]},
                "rows": {"item": [0], "arm": [0], "fate": [1], "rank": [2], "said": [half]},
                "before": {"open": "2", "choice": "2"}, "after": {"open": "1", "choice": "2"}}  # fmt: skip
-    document = {"anomia": "0", "title": half, "runs": [run], "figures": [], "explorer": explorer}
+    document = {
+        "anomia": "0",
+        "title": half,
+        "runs": [run],
+        "figures": [],
+        "explorer": explorer,
+        "ways": half,
+        "forms": [[half, half]],
+    }
     file = tmp_path / "page.html"
     file.write_text(page(document, specs=compressed({}), index=compressed(columns), blocks=[compressed([])]))
     shown = open_page(file)

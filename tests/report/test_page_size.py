@@ -69,7 +69,15 @@ def test_20000_rows_stay_quick(open_page: Open, tmp_path: Path) -> None:
     }  # fmt: skip
     explorer = {"served": False, **probe_words(), "prompts": prompt_templates(), "codes": {}, "chat": [False], "block": 24,
                 "omitted": []}  # fmt: skip
-    values = {"anomia": "0", "title": "x", "runs": [], "figures": [], "explorer": explorer}
+    values = {
+        "anomia": "0",
+        "title": "x",
+        "runs": [],
+        "figures": [],
+        "explorer": explorer,
+        "ways": "",
+        "forms": [],
+    }
     file = tmp_path / "page.html"
     file.write_text(page(values, specs=compressed({}), index=compressed(columns), blocks=[]))
     shown = open_page(file)
