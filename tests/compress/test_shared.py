@@ -222,9 +222,9 @@ def test_a_second_name_of_the_blocks_is_no_second_place() -> None:
 def test_columns_of_one_memory_are_apart() -> None:
     """Their spans overlap; their elements don't."""
     both = torch.randn(6, 8)
-    places = [shared.Place(name, part) for name, part in (("a", both[:, :4]), ("b", both[:, 4:]))]
+    places = [shared.WeightPlace(name, part) for name, part in (("a", both[:, :4]), ("b", both[:, 4:]))]
     assert not shared.overlapping(places)
-    places.append(shared.Place("c", both[2, 3:5]))
+    places.append(shared.WeightPlace("c", both[2, 3:5]))
     found = shared.overlapping(places)
     assert {path for paths in found.values() for path in paths} == {"a", "b", "c"}
 
