@@ -32,8 +32,9 @@ from anomia.compress.statistics import InputStatistic, SharedInput
 from anomia.compress.steps import Pattern
 from anomia.compress.walk import try_walk
 from anomia.errors import CompressionError, RefusedError
+from tests.compress.architectures import tiny
 from tests.compress.conftest import make_test_windows, tiny_model
-from tests.compress.test_folder import save_model, weights, write_text
+from tests.compress.test_folder import save_model, save_tokenizer, weights, write_text
 
 Make = Callable[..., Any]
 
@@ -253,6 +254,16 @@ def test_logits_that_overflow_after_finite_states_are_refused(
         steps,
         FolderOptions(text=text, dtype="bfloat16", save_as=save_as),
     )
+    assert report.streamed
+    assert not any("wasn't run" in warning for warning in report.compression.warnings)
+
+
+@pytest.mark.parametrize("kind", ["gemma3n_text", "cpmant", "xlnet"])
+def test_the_last_check_takes_states_in_any_order(kind: str, tmp_path: Path) -> None:
+    """Gemma 3n has several streams of states, CPM-Ant tokens of its own, and XLNet the tokens before the texts."""
+    tiny(kind).save_pretrained(tmp_path / "in")
+    save_tokenizer(tmp_path / "in")
+    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", parse_arm("magnitude:0.5").steps)
     assert report.streamed
     assert not any("wasn't run" in warning for warning in report.compression.warnings)
 

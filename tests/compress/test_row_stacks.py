@@ -169,3 +169,17 @@ def test_a_parameter_that_is_one_matrix_is_not_divided() -> None:
         assert {name for name in report.left_dense if name.endswith(".bare")} == {
             f"transformer.blocks.{index}.ffn.bare" for index in range(2)
         }
+
+
+@pytest.mark.parametrize("heads", [2, 3])
+def test_matrices_in_three_dimensions_are_found_for_few_heads(heads: int, tmp_path: Path) -> None:
+    """The layout of XLNet's is seen in a pass of a tiny model, whose width has to be that of its heads together."""
+    config = transformers.XLNetConfig(vocab_size=96, d_model=16 * heads, n_layer=2, n_head=heads, d_inner=48)
+    torch.manual_seed(0)
+    transformers.XLNetLMHeadModel(config).save_pretrained(tmp_path / "in")
+    save_tokenizer(tmp_path / "in")
+    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("magnitude:0.5")])
+    assert {matrix.shape for matrix in report.compression.matrices if ".rel_attn." in matrix.name} == {
+        (16 * heads, 16 * heads)
+    }
+    assert report.compression.sparsity == 0.5

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from anomia.errors import ModelError
 from anomia.probe import reference
 from anomia.probe.ask import Ask, Decoding, OptionSet, RankTarget
 
@@ -166,3 +167,19 @@ def test_padding_enters_no_recurrent_state() -> None:
     together = [reply.greedy["open"] for reply in reference.answer(model, asks, DECODING, batch_size=2)]
     alone = [next(reference.answer(model, [ask], DECODING, batch_size=1)).greedy["open"] for ask in asks]
     assert together == alone
+
+
+def test_what_transformers_cannot_generate_is_one_message() -> None:
+    """Its cache asks for the length that an attention layer has, and here is none."""
+    config = transformers.RecurrentGemmaConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        lru_width=32,
+        block_types=("recurrent", "recurrent"),
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(ModelError, match=r"RecurrentGemmaForCausalLM can't generate .*ValueError: "):
+        only(model, greedy={"open": PROMPT})

@@ -50,6 +50,7 @@ from anomia.compress.written import check_written, content_hash
 from anomia.errors import CompressionError, ModelError, RefusedError, StudyError, nearest
 from anomia.files import read_json, write_json
 from anomia.models.adapters import find_adapter
+from anomia.models.after import quantization_method
 from anomia.models.examine import Examined, examine, look_up, read_tokenizer
 from anomia.models.explain import explain
 from anomia.models.files import ModelFiles
@@ -277,8 +278,9 @@ def _examine(model: str) -> Examined:
     if adapter is not None:
         return examine_merged(adapter, _examine)
     found = examine(model)
-    if getattr(found.config, "quantization_config", None) is not None:
-        raise RefusedError(f"{model} is already quantized; compress its dense checkpoint")
+    method = quantization_method(found.config)
+    if method is not None:
+        raise RefusedError(f"{model} is already quantized ({method}); compress its dense checkpoint")
     return found
 
 

@@ -62,17 +62,29 @@ def check_folder(folder: Path, scratch: Path, *, device: torch.device) -> str:
 
 @torch.no_grad()
 def check_logits(blocks: InFiles, ids: torch.Tensor, states: torch.Tensor) -> str:
-    """Check the logits of the first tokens. ids: [B, S]. states: what leaves the last block for them, [B, S, H].
+    """Check the logits of the first tokens. ids: [B, S]. states: what leaves the last block for them, [(streams,) B, S, H].
 
     Returns a note if they can't be computed from the states alone, else "". Raises `RefusedError`.
     """
     try:
-        logits = blocks.logits(ids[:1, :_TOKENS], states[:1, :_TOKENS])
+        logits = blocks.logits(*_begin(ids, states))
     # What follows the blocks may need more than their states.
     except Exception as error:
         return _not_tried(error)
     _refuse(logits, "its logits")
     return ""
+
+
+def _begin(ids: torch.Tensor, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the first tokens of the first row. ids: [B, S]; states: [(streams,) B, S, H].
+
+    Where the model adds tokens of its own, so that states have more than S, all tokens of that row.
+    """
+    axes = [axis for axis in range(states.dim() - 2) if states.shape[axis : axis + 2] == ids.shape]
+    if not axes:
+        return ids[:1], states.narrow(states.dim() - 3, 0, 1)
+    count = min(_TOKENS, ids.shape[1])
+    return ids[:1, :count], states.narrow(axes[0], 0, 1).narrow(axes[0] + 1, 0, count)
 
 
 def _few_tokens(model: Any) -> torch.Tensor:

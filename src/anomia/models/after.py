@@ -26,7 +26,7 @@ def was_unpacked(config: Any, model: Any) -> bool:
     """
     if getattr(model, "hf_quantizer", None) is not None:
         return True
-    return _method(config) is not None and _method(model.config) is None
+    return quantization_method(config) is not None and quantization_method(model.config) is None
 
 
 def quantization_note(config: Any, model: Any) -> tuple[str, ...]:
@@ -35,7 +35,7 @@ def quantization_note(config: Any, model: Any) -> tuple[str, ...]:
     Raises:
         ModelError: transformers doesn't know the method, and would take whatever is stored as dense weights.
     """
-    method = _method(config)
+    method = quantization_method(config)
     if method is None or was_unpacked(config, model):
         return ()
     if not type(model).__module__.startswith("transformers_modules"):
@@ -47,7 +47,7 @@ def quantization_note(config: Any, model: Any) -> tuple[str, ...]:
 
 def check_method(config: Any) -> None:
     """Refuses a quantization method that transformers doesn't know, for a model class from transformers itself."""
-    method = _method(config)
+    method = quantization_method(config)
     if method is not None and not is_unpacked_on_loading(config):
         raise ModelError(
             f"model: config.json names the quantization method {method!r}, which transformers does not know, so what "
@@ -58,7 +58,7 @@ def check_method(config: Any) -> None:
 
 def unquantized_note(config: Any, stored: Mapping[str, StoredTensor]) -> tuple[str, ...]:
     """A note if the configuration names a quantization method but the files contain plain floats without scales."""
-    method = _method(config)
+    method = quantization_method(config)
     if method is None or not is_unpacked_on_loading(config) or not stored:
         return ()
     if any(info.dtype not in FLOATS or SCALE.search(name) for name, info in stored.items()):
@@ -71,11 +71,12 @@ def unquantized_note(config: Any, stored: Mapping[str, StoredTensor]) -> tuple[s
 
 def is_unpacked_on_loading(config: Any) -> bool:
     """Whether a configuration names a quantization method that transformers knows; it ignores others."""
-    method = _method(config) or ""
+    method = quantization_method(config) or ""
     return method in AUTO_QUANTIZATION_CONFIG_MAPPING or method == "bitsandbytes"
 
 
-def _method(config: Any) -> str | None:
+def quantization_method(config: Any) -> str | None:
+    """Return the quantization method that a configuration names, None if it names none."""
     settings = getattr(config, "quantization_config", None)
     if settings is None:
         return None

@@ -71,6 +71,8 @@ _VARIANTS: Sequence[Mapping[str, Any]] = (
     # X-MOD needs one of its languages; Reformer's positions in two dimensions, whose sizes must add up, are optional.
     {"first_of": {"default_language": "languages"}},
     {"set": {"axial_pos_embds": False}},
+    # XLNet's width is that of its heads together, and it may have fewer than four.
+    {"roles": ((r"^n_head$", 4),)},
     # xLSTM rounds the sizes of its queries and states up to multiples of 64, and its state must have both.
     {"roles": ((r"^(hidden_size|embedding_dim)$", 128),)},
 )

@@ -15,6 +15,7 @@ import torch
 import transformers
 from torch.nn import functional
 
+from anomia.errors import ModelError
 from anomia.loops import LoopWatch, settled_loop
 from anomia.probe.ask import (
     Ask,
@@ -320,11 +321,20 @@ def _likeliest(log_probs: torch.Tensor, count: int) -> Distribution:
 
 
 def _generate(model: Any, inputs: torch.Tensor, **options: Any) -> Any:
-    """`model.generate` without the model's own generation config, which would be merged into any other."""
+    """`model.generate` without the model's own generation config, which would be merged into any other.
+
+    Raises `ModelError` where transformers' code of the architecture fails, as for a model without any attention layer in
+    an architecture that usually has some.
+    """
     own = model.generation_config
     model.generation_config = transformers.GenerationConfig()
     try:
         return model.generate(inputs, **options)
+    except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{type(model).__name__} can't generate a text: transformers' own code for it ends with {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error
     finally:
         model.generation_config = own
 
