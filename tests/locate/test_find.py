@@ -131,7 +131,10 @@ def test_a_stored_result_is_read_back_and_the_page_shows_it(
     [arm] = values["runs"][0]["arms"]
     tables = arm["tables"]["located"]
     assert arm["located"] == located.sentence.replace(" %", "\u00a0%")
-    assert PLANTED in tables[2]["rows"][0][0]
+    assert PLANTED in tables[-1]["rows"][0][0]
+    alone = [row[0] for row in tables[2]["rows"]]
+    assert alone[0] == PLANTED.split(".")[2]
+    assert sorted(alone) == [str(each.block) for each in located.directions]
     drawn = [figure["name"] for figure in values["figures"] if figure["section"] == "located"]
     assert drawn == ["located_map", "located_restoration", "located_lens"]
     done = write_report([run], tmp_path / "report", formats=())

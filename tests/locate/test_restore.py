@@ -146,6 +146,18 @@ def test_where_gold_is_on_top_the_margin_is_read_where_the_answers_part() -> Non
     assert find_margins(candidate(0, "demoted", 0), [Reply("0")], ANSWERS) is not None
 
 
+def test_where_base_says_something_before_gold_the_margin_is_read_where_the_answers_part() -> None:
+    """Base is right with "in Paris", and its margin at the prompt says nothing about that answer: it may be negative."""
+    item = candidate(0, "demoted", 0, gold_distinct=GOLD)
+    found = find_margins(item, said((9, 8)), FreeAnswers((4, 5, 7, 0), (4, 9, 9, 9)))
+    assert found is not None
+    assert (found[0].prefix, found[0].token, found[0].rival, found[2]) == ((1, 2, 4), 5, 9, "divergence")
+    later = candidate(0, "demoted", 0, gold_distinct=RankTarget((1, 2, 4), 5))
+    found = find_margins(later, said((9, 8)), FreeAnswers((4, 5, 7, 0), (3, 9, 9, 9)))
+    assert found is not None
+    assert (found[0].prefix, found[0].token, found[0].rival, found[2]) == ((1, 2, 4), 5, 9, "gold")
+
+
 def test_a_kept_item_has_golds_margin_against_the_next_token() -> None:
     found = find_margins(candidate(0, "kept", 0, gold_distinct=GOLD), said((5, 9)), FreeAnswers((5,), (5,)))
     assert found is not None

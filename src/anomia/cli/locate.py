@@ -82,7 +82,7 @@ def locate(
     from anomia.report.figures.located import draw_located
     from anomia.report.figures.write import FORMATS, write_figures
     from anomia.report.render.terminal import view
-    from anomia.report.tables.located import leading, order_needs, restoration
+    from anomia.report.tables.located import located_tables
     from anomia.run_folder import RunFolder
     from anomia.running.execute import run_study
     from anomia.study import read_study
@@ -127,7 +127,7 @@ def locate(
         cell, name = open_arm(run, name, progress, options.among)
         progress.say(plan_of(cell, name, options).words)
         found = locate_arm(run, name, options, progress)
-    out_console.print(view(order_needs(found), restoration(found), leading(found)))
+    out_console.print(view(*located_tables(found)))
     folder = RunFolder(cell.path).located(name)
     if is_local(folder.path):
         write_figures(draw_located(found), folder.figures, FORMATS)

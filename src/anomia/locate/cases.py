@@ -78,8 +78,8 @@ class LocatedItem:
     """An item with its margins.
 
     gold: the gold answer's first distinct token against what the compressed model says there; `at` says whether it is
-    read there (`gold`) or, where the compressed model would say gold's token, at the first position at which the two
-    free answers part (`divergence`). control: the same for the control answer. At a `position` of a long answer, gold is
+    read there (`gold`) or, where base says something else first or the compressed model would say gold's token, at the
+    first position at which the two free answers part (`divergence`). control: the same for the control answer. At a `position` of a long answer, gold is
     base's token, and the control is the likeliest token in base that is neither of the two.
     """
 
@@ -161,15 +161,21 @@ def find_margins(
     beside = None
     if control is not None and control.prefix in said:
         beside = Margin(control.prefix, control.token, _other(said[control.prefix], control.token))
+    prompt = candidate.encoded.ask.greedy["open"]
+    read = None
     if gold is not None and gold.prefix in said:
         top = said[gold.prefix]
-        if candidate.group == "kept" or top[0] != gold.token:
-            return Margin(gold.prefix, gold.token, _other(top, gold.token)), beside, "gold"
-    prompt = candidate.encoded.ask.greedy["open"]
+        read = Margin(gold.prefix, gold.token, _other(top, gold.token))
+        if candidate.group == "kept":
+            return read, beside, "gold"
+        if top[0] == gold.token:
+            read = None
+        elif (prompt + answers.base)[: len(gold.prefix) + 1] == (*gold.prefix, gold.token):
+            return read, beside, "gold"
     for place, (one, other) in enumerate(zip(answers.base, answers.compressed, strict=False)):
         if one != other:
             return Margin(prompt + answers.base[:place], one, other), beside, "divergence"
-    return None
+    return None if read is None else (read, beside, "gold")
 
 
 def _margins_at(

@@ -16,6 +16,9 @@ from anomia.report.tables.located import ORDER_NAMES
 OUTSIDE = "outside"
 _ORDERS = alt.Scale(domain=[ORDER_NAMES[name] for name in ORDERS], range=[VERMILLION, BLUE, BROWN, GREY])
 
+# Without it, the legend takes the opacity of the intervals.
+_LEGEND = alt.Legend(symbolOpacity=1, symbolType="circle")
+
 
 def draw_located(found: Located) -> list[Drawn]:
     """The figures of one located arm, in reading order; those without data are left out."""
@@ -99,7 +102,7 @@ def draw_restoration(found: Located) -> Drawn | None:
             title="weights put back (%)",
             axis=alt.Axis(format="%", tickCount=5),
         ),
-        color=alt.Color(field="order", type="nominal", title="order", scale=_ORDERS),
+        color=alt.Color(field="order", type="nominal", title="order", scale=_ORDERS, legend=_LEGEND),
         tooltip=[
             alt.Tooltip(field="order", type="nominal", title="order"),
             alt.Tooltip(field="share", type="quantitative", format=".1%", title="weights"),
@@ -142,7 +145,7 @@ def draw_restoration(found: Located) -> Drawn | None:
 
 
 def draw_lens(found: Located) -> Drawn | None:
-    """Mean log-probability of the competing tokens if each block were the last, in base and in the compressed model."""
+    """Median rank of the competing tokens if each block were the last, in base and in the compressed model."""
     words = found.words
     tokens = {"gold": words.gold, "rival": "said instead", "control": words.control}
     rows = pl.DataFrame(list(_lens_rows(found.lens.filter(pl.col("group") == "demoted"), tokens)))
@@ -154,14 +157,23 @@ def draw_lens(found: Located) -> Drawn | None:
         .mark_line(point=True, strokeWidth=2)
         .encode(
             x=alt.X(field="block", type="quantitative", title="block", axis=alt.Axis(tickMinStep=1)),
-            y=alt.Y(field="log_prob", type="quantitative", title="log-probability (nats)"),
+            # On a scale of log-probabilities the first blocks, hundreds of nats down, would flatten all others.
+            y=alt.Y(
+                field="median_rank",
+                type="quantitative",
+                title="median rank",
+                scale=alt.Scale(type="log", reverse=True),
+                axis=alt.Axis(format="~s", tickCount=5),
+            ),
             color=alt.Color(field="token", type="nominal", title=None, scale=scale),
             tooltip=[
                 alt.Tooltip(field="token", type="nominal", title="token"),
                 alt.Tooltip(field="model", type="nominal", title="model"),
                 alt.Tooltip(field="block", type="quantitative", title="block"),
-                alt.Tooltip(field="log_prob", type="quantitative", format=".2f", title="log-probability"),
                 alt.Tooltip(field="median_rank", type="quantitative", format=",.0f", title="median rank"),
+                alt.Tooltip(
+                    field="log_prob", type="quantitative", format=".2f", title="mean log-probability"
+                ),
             ],
         )
         .properties(width=WIDTH / 2, height=220)
@@ -169,16 +181,16 @@ def draw_lens(found: Located) -> Drawn | None:
     )
     last = rows.filter(pl.col("block") == rows["block"].max())
     ends = ", ".join(
-        f"{row['token']} in {row['model']} {row['log_prob']:.1f}" for row in last.iter_rows(named=True)
+        f"{row['token']} in {row['model']} {row['median_rank']:,.0f}" for row in last.iter_rows(named=True)
     )
     return Drawn(
         name="located_lens",
         title=f"Where {words.gold} falls behind",
         caption=(
-            f"Logit lens, {plain(found.arm)} and base: mean log-probability of three tokens if each block's output were the last, "
+            f"Logit lens, {plain(found.arm)} and base: median rank of three tokens if each block's output were the last, "
             f"at the position of the margin, over the {words.demoted} of one half of the {words.passages}."
         ),
-        alt=f"Logit lens through the blocks. After the last: {ends}.",
+        alt=f"Logit lens through the blocks. Median ranks after the last: {ends}.",
         chart=chart,
         table=rows,
     )

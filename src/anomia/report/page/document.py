@@ -29,7 +29,7 @@ from anomia.report.reference import candidates, nulls
 from anomia.report.render.page import plain
 from anomia.report.render.words import shown
 from anomia.report.tables.arm_results import arm_results, unfinished_text
-from anomia.report.tables.located import leading, order_needs, restoration
+from anomia.report.tables.located import located_tables
 from anomia.report.tables.registry import ARMS, RUNS
 from anomia.report.tables.verdicts import decided, outcomes, with_options
 from anomia.report.terminal import stopping_text
@@ -126,7 +126,7 @@ def _arm(results: Results, arm: str, located: Located | None) -> dict[str, Any]:
 
 
 def _located(found: Located) -> list[dict[str, Any]]:
-    return [part for make in (order_needs, restoration, leading) for part in plain(make(found))]
+    return [part for table in located_tables(found) for part in plain(table)]
 
 
 def _by_section(found: Iterable[tuple[str, list[dict[str, Any]]]]) -> dict[str, list[dict[str, Any]]]:

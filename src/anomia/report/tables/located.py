@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import polars as pl
 
 from anomia.locate.curves import ATTRIBUTION
@@ -16,6 +19,16 @@ ORDER_NAMES = {
     "random": "random",
 }
 SHOWN = 10
+
+
+def located_tables(found: Located) -> Sequence[Table]:
+    """All tables of a located arm, in reading order."""
+    return [
+        order_needs(found),
+        restoration(found),
+        *([both_ways(found)] if found.directions else []),
+        leading(found),
+    ]
 
 
 def restoration(found: Located) -> Table:
@@ -63,6 +76,35 @@ def order_needs(found: Located) -> Table:
             for name, half in found.halves.items()
         ],
         ("the last column is a mean over the shares tried",) if ATTRIBUTION in found.halves else (),
+    )  # fmt: skip
+
+
+def both_ways(found: Located) -> Table:
+    """What single blocks bring back alone, and lose alone: those with the largest sums of the two."""
+    words = found.words
+
+    def known(value: float) -> float | None:
+        return None if math.isnan(value) else value
+
+    rows = [
+        (each.block, *(known(value) for value in each[1:]))
+        for each in sorted(
+            found.directions,
+            key=lambda each: (-(known(each.answers_alone + each.answers_lost) or 0.0), each.block),
+        )
+    ]
+    return Table(
+        "single_blocks",
+        f"Single blocks: what base's weights in one alone bring back, and compressed weights in one alone lose (% of the "
+        f"difference between the two models; {words.many} that gave no order)",
+        (
+            Column("block", "block", "count"),
+            Column("answers_alone", f"{words.right},\nback"), Column("answers_lost", f"{words.right},\nlost"),
+            Column("margin_alone", f"log-odds of {words.gold},\nback"), Column("margin_lost", f"log-odds of {words.gold},\nlost"),
+        ),
+        rows,
+        (f"the largest of {len(rows)} blocks; all are in located.json",) if len(rows) > SHOWN else (),
+        on_screen=range(min(SHOWN, len(rows))),
     )  # fmt: skip
 
 
