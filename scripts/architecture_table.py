@@ -179,8 +179,8 @@ def page(rows: Sequence[Row]) -> str:
     refused = sum(each.equal.startswith("refused") for each in built)
     trees = sum(each.engine == "tree" for each in built)
     counts = (
-        f"Of {len(rows)} architectures, {len(built)} can be built small: {equal} are pruned with equal masks and {refused} "
-        f"refused. {trees} run on the tree engine."
+        f"Of {len(rows)} architectures, {len(built)} can be built small: {equal} are pruned with equal masks and "
+        f"{refused} refused. {trees} run on the tree engine."
     )
     groups: dict[tuple[object, ...], list[Row]] = {}
     for each in built:

@@ -29,7 +29,8 @@ def table() -> str:
         languages = f"{len(each.languages)}{more}{parallel}" if len(each.languages or ()) > 1 else "English"
         hub = f"[{each.title}](https://huggingface.co/datasets/{each.repository})"
         lines.append(
-            f"| `{name}` | {hub} | {each.split} | {languages} | {_OPTIONS[each.options]} | {each.licence} | {each.citation} |"
+            f"| `{name}` | {hub} | {each.split} | {languages} | {_OPTIONS[each.options]} | {each.licence} "
+            f"| {each.citation} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -144,7 +144,8 @@ class Scoring:
 OPTION_KINDS = (
     OptionKind(
         name=STANDARD, short="standard", long="standard options",
-        description="the question's own wrong options, else answers to other questions in the same language", decides=True,
+        description="the question's own wrong options, else answers to other questions in the same language",
+        decides=True,
     ),
     OptionKind(
         name="hard", short="hard", long="hard options",
@@ -246,8 +247,13 @@ PROBES: tuple[Probe, ...] = (
 )  # fmt: skip
 
 GRADES: tuple[GradeKind, ...] = (
-    GradeKind("open_em", "open", "open", "open, exact match", "free-form answer, exact match", "the answer and nothing else"),
-    GradeKind("open_f1", "open", "open", "open, token F1", "free-form answer, token F1", "words in common with the answer, as F1"),
+    GradeKind(
+        "open_em", "open", "open", "open, exact match", "free-form answer, exact match", "the answer and nothing else",
+    ),
+    GradeKind(
+        "open_f1", "open", "open", "open, token F1", "free-form answer, token F1",
+        "words in common with the answer, as F1",
+    ),
     GradeKind(
         "open_strict", "open", "open", "open, strict", "free-form answer, strict grade", "as a careful reader grades",
         rung=True,
@@ -312,7 +318,7 @@ RECALLED: tuple[str, ...] = tuple(
 # Those with the prompts of the ladder, and those of them that list the options.
 SAID: tuple[str, ...] = tuple(name for name in RECALLED if BY_NAME[name].group != "example")
 CUED: tuple[str, ...] = tuple(name for name in SAID if BY_NAME[name].candidates == "options")
-# The probe of options that are made from base's free answer, and the columns of base's records with them and that answer.
+# The probe of options made from base's free answer, and the columns of base's records with them and that answer.
 CHOICE_OWN, OWN_COLUMN = next((kind.probe, kind.column) for kind in OPTION_KINDS if kind.of_base)
 OWN_GOLD = f"gold_{OWN}"
 # The probes of options that may decide verdicts.

@@ -375,8 +375,8 @@ def runs_of(path: Path) -> list[Path]:
 def locked(path: Path) -> Iterator[None]:
     """Keep other processes out of a run folder. The lock is released if the process dies.
 
-    Creates the folder, and removes what it created if nothing was written into it. Does nothing for remote addresses, which
-    have no locks.
+    Creates the folder, and removes what it created if nothing was written into it. Does nothing for remote addresses,
+    which have no locks.
 
     Raises:
         RunError: another process is working in the folder, or it can't be created.

@@ -434,8 +434,9 @@ class Study(BaseModel):
             source = set_of(data)
             if CHOICE_OWN in asked.values() and (source is None or source.own is None):
                 raise ValueError(
-                    f"{data} has no options made from base's own output, so it can't be asked {CHOICE_OWN}; leave it out, or "
-                    f"ask one of {', '.join(name for name, each in SETS.items() if each.own is not None)}"
+                    f"{data} has no options made from base's own output, so it can't be asked {CHOICE_OWN}; "
+                    "leave it out, or ask one of "
+                    f"{', '.join(name for name, each in SETS.items() if each.own is not None)}"
                 )
             return tuple(name for name in PROBES if name in {*asked.values(), *FORMATS})
         others = [name for name in PROBES if name in asked.values() and name not in only]

@@ -119,7 +119,7 @@ def final_answer(text: str) -> str:
 
 
 def layout(text: str) -> str:
-    """The form of a text: JSON, code, table, list or prose. Broken JSON is prose, and so tells that a format was lost."""
+    """The form of a text: JSON, code, table, list or prose. Broken JSON is prose, so a lost format shows."""
     fenced = re.fullmatch(r"\s*```\w*\n(.*?)(```)?\s*", text, re.DOTALL)
     inner = (fenced[1] if fenced else text).strip()
     if inner[:1] in ("{", "["):

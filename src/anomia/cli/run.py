@@ -75,7 +75,7 @@ def demo(
     ] = 24,
     how: Annotated[GivenFlags, FlagSections("running")],
 ) -> None:
-    """Try it on a small real model: prune half the weights of Gemma 3 270M with Wanda, and ask the shipped questions."""
+    """Try it on a small real model: prune half the weights of Gemma 3 270M with Wanda and ask the shipped questions."""
     from anomia.demo import ARM, demo_model
     from anomia.matrix import read_matrix
 

@@ -43,9 +43,10 @@ def spread_sparsity(
     spread: float = SPREAD,
     weights: Sequence[int] | None = None,
 ) -> list[float]:
-    """Return the sparsity of each block: densities are linear in importance, in a band of width 2·spread; [blocks] each.
+    """Return the sparsity of each block, [blocks]: densities are linear in importance, in a band of width 2·spread.
 
-    The mean density over all weights is 1 − sparsity; weights: those of each block, equal if not given. If all blocks are equally important, they get the same sparsity.
+    The mean density over all weights is 1 − sparsity. If all blocks are equally important, they get the same sparsity.
+    importance: [blocks]. weights: number of weights of each block, [blocks]; equal if not given.
     Source: OWL, Yin et al. (2024), Section 4.2 and their code (λ = 0.08).
     Raises `CompressionError` if the band leaves (0, 1).
     """
@@ -84,7 +85,7 @@ def outlier_ratio(groups: Sequence[SharedInput], dtype: torch.dtype = torch.floa
 
 
 def cross_lingual_correlation(groups: Sequence[SharedInput]) -> float:
-    """Return the mean over groups and pairs of languages of the Pearson correlation of input activations (RMS), [in] each.
+    """Return the mean Pearson correlation of input activations (RMS, [in]) over groups and pairs of languages.
 
     1 if there is a single language. A reconstruction of M-Wanda: see `mwanda.CHOICES`.
     """

@@ -258,8 +258,9 @@ def _few_tokens(step: Step, tokens: int, matrices: Sequence[MatrixReport]) -> li
     widest = max((matrix.shape[1] for matrix in matrices), default=0)
     if needs and needs.hessian and tokens < widest:
         return [
-            f"the calibration text has {counted(tokens, 'token')}, fewer than the {widest:,} inputs of the widest matrix, "
-            "so their second moments are singular and the step fits chance; use more passages"
+            f"the calibration text has {counted(tokens, 'token')}, fewer than the {widest:,} inputs of the "
+            "widest matrix, so their second moments are singular and the step fits chance; use more "
+            "passages"
         ]
     if tokens < FEW_TOKENS:
         return [

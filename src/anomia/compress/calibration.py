@@ -167,7 +167,8 @@ def make_windows(
     if not windows and unknown and not tiny:
         raise DataError(
             f"calibration={text.source}: the tokenizer gives no token but special ones for any of its "
-            f"{counted(unknown, 'passage')}; give text that it knows, or the model the tokenizer that it was trained with"
+            f"{counted(unknown, 'passage')}; give text that it knows, or the model the tokenizer that it "
+            "was trained with"
         )
     if not windows:
         raise DataError(f"calibration={text.source}: no passage has two tokens; give longer text")
@@ -216,8 +217,8 @@ def _odd_tokens(source: str, windows: list[tuple[int, ...]], unknown: int | None
     total = counts.total()
     if unknown is not None and counts[unknown] > _ODD_SHARE * total:
         return [
-            f"calibration={source}: {counts[unknown] / total:.0%} of its tokens are the tokenizer's unknown token; give "
-            "text in the model's languages"
+            f"calibration={source}: {counts[unknown] / total:.0%} of its tokens are the tokenizer's unknown "
+            "token; give text in the model's languages"
         ]
     token, count = counts.most_common(1)[0]
     if total > len(windows) * 2 and count > _ODD_MOST * total:

@@ -103,8 +103,8 @@ def finish_pass(
 ) -> torch.Tensor:
     """Return the logits, [B, S, V], of a pass in which the blocks leave the states `left`, [B, S, H].
 
-    Only the first block runs, to see in what form blocks return their states; what follows the blocks is the model's own
-    code. The weights of the other blocks aren't read.
+    Only the first block runs, to see in what form blocks return their states; the weights of the others aren't read.
+    What follows the blocks is the model's own code.
     """
     form: list[Any] = []
     last = len(decoder.modules) - 1
@@ -135,8 +135,9 @@ def check_tokens(model: nn.Module, input_ids: torch.Tensor) -> None:
     lowest, highest = (int(input_ids.min()), int(input_ids.max())) if input_ids.numel() else (0, 0)
     if isinstance(table, torch.Tensor) and (lowest < 0 or highest >= len(table)):
         raise RefusedError(
-            f"the tokenizer gives the id {lowest if lowest < 0 else highest:,} on the calibration text, and {type(model).__name__} has embeddings "
-            f"for {len(table):,} tokens; use the tokenizer that the model was trained with"
+            f"the tokenizer gives the id {lowest if lowest < 0 else highest:,} on the calibration text, and "
+            f"{type(model).__name__} has embeddings for {len(table):,} tokens; use the tokenizer that the "
+            "model was trained with"
         )
     for table in _position_tables(model):
         if input_ids.shape[1] > table.num_embeddings:
@@ -166,8 +167,8 @@ def _position_tables(model: nn.Module) -> Iterator[nn.Embedding]:
 
 def _too_long(model: nn.Module, length: int, limit: int) -> RefusedError:
     return RefusedError(
-        f"a calibration text has {length:,} tokens, and {type(model).__name__} has {limit:,} positions; cut texts there "
-        f"(--calibration-tokens {limit}, or tokens={limit} in the step)"
+        f"a calibration text has {length:,} tokens, and {type(model).__name__} has {limit:,} positions; cut "
+        f"texts there (--calibration-tokens {limit}, or tokens={limit} in the step)"
     )
 
 
@@ -218,8 +219,8 @@ def _types(block: nn.Module, states: Sequence[torch.Tensor]) -> list[str]:
 def _mixed_types(types: Sequence[str]) -> RefusedError:
     wide = "float32" if "float32" in types or {"bfloat16", "float16"} <= set(types) else types[0]
     return RefusedError(
-        f"the weights are stored in several types ({', '.join(types)}) that can't be multiplied with each other; name one "
-        f"for all of them (--dtype {wide})"
+        f"the weights are stored in several types ({', '.join(types)}) that can't be multiplied with each "
+        f"other; name one for all of them (--dtype {wide})"
     )
 
 

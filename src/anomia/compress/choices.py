@@ -61,7 +61,8 @@ def candidates(blocks: Sequence[nn.Module]) -> list[ChoiceCandidate]:
 class ChoiceWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees, while a model runs, for which weights a product with them reaches a choice before any other product.
 
-    A choice is a top-k, argmax or the like, or a softmax, over as many values as the weight has rows or as there are experts.
+    A choice is a top-k, an argmax or the like, or a softmax, over as many values as the weight has rows or as there
+    are experts.
     """
 
     def __init__(self, watched: Sequence[ChoiceCandidate]) -> None:
@@ -69,8 +70,8 @@ class ChoiceWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._watched = watched
         self._sizes = [{each.rows, *experts_of(each.block).values()} for each in watched]
         self._weights = {each.weight.data_ptr(): number for number, each in enumerate(watched)}
-        # By memory: what came from weights alone, and from products with them. The tensors are held, so that their memory
-        # isn't used again.
+        # By memory: what came from weights alone, and from products with them. The tensors are held, so that their
+        # memory isn't reused.
         self._from: dict[Any, set[int]] = {}
         self._of: dict[Any, set[int]] = {}
         self._held: list[torch.Tensor] = []

@@ -19,7 +19,7 @@ _HOOKS = (
 
 
 def computed(module: nn.Module) -> dict[str, str]:
-    """Return the names of a module's tensors that are computed in each pass, with the call that makes each permanent."""
+    """Return the names of the tensors that a module computes in each pass, with the call that makes each permanent."""
     found = {}
     if is_parametrized(module):
         parametrized = getattr(module, "parametrizations")  # noqa: B009
@@ -42,6 +42,6 @@ def check_own(module: nn.Module, name: str, *, where: str) -> None:
     remedy = computed(module).get(name)
     how = f"make it permanent first: {remedy}" if remedy else "store it as a parameter first"
     raise RefusedError(
-        f"{where}.{name} is no parameter: it is computed from other tensors in each pass, so every change of it would be "
-        f"lost; {how}"
+        f"{where}.{name} is no parameter: it is computed from other tensors in each pass, so every change "
+        f"of it would be lost; {how}"
     )

@@ -61,8 +61,8 @@ class DiskStates:
             xxhash.xxh3_64_hexdigest(part.tobytes()) for part in parts
         ] != list(digests):
             raise CompressionError(
-                f"{self._file(self.at)} does not hold the calibration states that were stored, so the finished blocks can't "
-                "be continued; remove the folder and run the same command again"
+                f"{self._file(self.at)} does not hold the calibration states that were stored, so the "
+                "finished blocks can't be continued; remove the folder and run the same command again"
             )
 
     def remove(self) -> None:

@@ -32,9 +32,10 @@ def shifted(values: torch.Tensor, exponent: int) -> torch.Tensor:
 
 
 def near_one(hessian: torch.Tensor) -> torch.Tensor:
-    """Return the Hessian times the power of four that brings its largest diagonal entry next to 1, if that is far from it.
+    """Return a Hessian whose largest diagonal entry is near 1, [in, in].
 
-    hessian: [in, in] float32. A power of four keeps every bit of its Cholesky factor too.
+    hessian: [in, in] float32. It is multiplied by a power of four if the entry is far from 1, which keeps every bit of
+    its Cholesky factor too.
     """
     exponent = math.frexp(float(hessian.diagonal().amax()))[1] if len(hessian) else 0
     return shifted(hessian, -(exponent // 2 * 2)) if abs(exponent) > _FAR_HESSIAN else hessian

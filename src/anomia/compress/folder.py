@@ -128,8 +128,8 @@ def compress_folder(
     check_save_as(options.save_as, steps)
     if options.save_as == "gptq" and options.dense:
         raise StudyError(
-            "dense: GPTQ checkpoints name the packed matrices once for all blocks, so single ones can't stay dense; use "
-            "--save-as compressed-tensors"
+            "dense: GPTQ checkpoints name the packed matrices once for all blocks, so single ones can't "
+            "stay dense; use --save-as compressed-tensors"
         )
     options = replace(options, device=resolve_device(options.device))
     file = options.perplexity_text
@@ -405,8 +405,9 @@ def _check_inputs(
     changed = [name for name in now if name in before and before[name] != now[name]]
     if changed and finished:
         raise CompressionError(
-            f"{out} holds an unfinished compression with another {' and another '.join(changed)}: the files at the same "
-            "path have changed since; restore it and run the same command again, or remove the folder"
+            f"{out} holds an unfinished compression with another {' and another '.join(changed)}: the files "
+            "at the same path have changed since; restore it and run the same command again, or remove the "
+            "folder"
         )
     if changed:
         state["sparsities"] = []

@@ -258,7 +258,8 @@ class InFiles:
         for index in range(count):
             if not (out / shard_name(index)).is_file():
                 raise CompressionError(
-                    f"{out / shard_name(index)} is missing from the finished blocks; remove {out} and run the same command again"
+                    f"{out / shard_name(index)} is missing from the finished blocks; remove {out} and run "
+                    "the same command again"
                 )
         places = {
             name: info.file.name

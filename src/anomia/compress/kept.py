@@ -40,14 +40,14 @@ def read_kept(given: Path | str) -> tuple[str, ...]:
         found = found.get("dense") if isinstance(found, dict) else found
     if not isinstance(found, list) or not found or not all(isinstance(name, str) and name for name in found):
         raise StudyError(
-            f"dense: {file} names no matrices; give a JSON list, the file of `anomia locate --keep`, or one name per line, "
-            "such as model.layers.3.mlp.down_proj"
+            f"dense: {file} names no matrices; give a JSON list, the file of `anomia locate --keep`, or one "
+            "name per line, such as model.layers.3.mlp.down_proj"
         )
     return tuple(dict.fromkeys(found))
 
 
 def keep_dense(model: nn.Module, kept: Sequence[str]) -> None:
-    """Note which matrices of a model stay dense; `find_blocks` reads it. kept: names of modules or stacked parameters."""
+    """Note which matrices of a model stay dense, for `find_blocks`. kept: names of modules or stacked parameters."""
     model.__dict__[_KEPT] = frozenset(name.removesuffix(".weight") for name in kept)
 
 
@@ -78,8 +78,9 @@ def kept_storages(block: nn.Module) -> set[int]:
 
 
 def check_kept(model: nn.Module, matrices: Sequence[str]) -> list[str]:
-    """Refuse names of which the model has no matrix. Returns those outside the blocks, which steps on blocks don't touch.
+    """Refuse names that match no matrix of the model.
 
+    Returns the names outside the blocks, which steps on blocks don't touch.
     matrices: of the blocks, by name in the model, with those kept.
     """
     modules = dict(model.named_modules())

@@ -39,7 +39,7 @@ def unknown_layouts(blocks: Sequence[nn.Module]) -> list[Unknown]:
 
 
 def _bare(block: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
-    """Yield the parameters of two dimensions that belong to no layer: they may hold several matrices, or one, or none."""
+    """Yield the parameters of two dimensions that belong to no layer: they may hold several matrices, one, or none."""
     for path, module in block.named_modules():
         if is_layer(module):
             continue
@@ -122,8 +122,8 @@ def take_layouts(unknown: Sequence[Unknown], small: Sequence[nn.Module]) -> None
 def _count_like(module: nn.Module, parameter: torch.Tensor, twin: nn.Module, name: str, count: int) -> int:
     """Return how many matrices a parameter holds, [count · rows, columns], by the module's attributes; 0 if unclear.
 
-    twin: a small module of the same type, in which the parameter of this name holds `count`. The attributes that are the
-    number and the rows of its matrices are those of the module, too.
+    twin: a small module of the same type, in which the parameter of this name holds `count`. The attributes that give
+    the number and the rows of its matrices also give those of the module.
     """
     rows = len(twin.get_parameter(name)) // count
     mine, its = vars(module), vars(twin)
@@ -170,7 +170,10 @@ class _RowSlices(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def layouts(self, number: int) -> set[Layout] | None:
-        """Return how a parameter, [R, C], is multiplied: in equal parts or as a whole, or otherwise (None); None if it isn't."""
+        """Return how a parameter, [R, C], is multiplied: in equal parts or as a whole, else {None}.
+
+        None if it isn't multiplied at all.
+        """
         found = self._found.get(number)
         if found is None:
             return None
@@ -185,8 +188,9 @@ class _RowSlices(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _part_of(whole: torch.Tensor, part: torch.Tensor, inputs: int) -> tuple[int, int, bool] | None:
-    """Return (first row, rows, whether they are the inputs) of a factor; None if it isn't some rows of the whole, [R, C].
+    """Return (first row, rows, whether they are the inputs) of a factor of a product.
 
+    None if it isn't some rows of the whole, [R, C].
     inputs: the dimension of `part`, [., .], over which the product sums.
     """
     step, across = whole.stride()

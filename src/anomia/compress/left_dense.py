@@ -96,8 +96,8 @@ def note_on_bare(model: nn.Module, decoder: DecoderBlocks, *, places: Mapping[st
     largest = max(bare, key=lambda name: bare[name])
     (stored, *_) = file_names(model, [largest], places)[largest]
     return (
-        f"{sum(bare.values()) / inside:.0%} of the weights in the blocks stay dense: they are stored as parameters that "
-        f"belong to no layer ({stored}, …)"
+        f"{sum(bare.values()) / inside:.0%} of the weights in the blocks stay dense: they are stored as "
+        f"parameters that belong to no layer ({stored}, …)"
     )
 
 

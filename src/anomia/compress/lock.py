@@ -36,7 +36,8 @@ def only_writer(out: Path, scratch: Path) -> Iterator[None]:
             owner = file.read_text(encoding="utf-8").strip()
         who = f" (process {owner})" if owner.isdecimal() else ""
         raise CompressionError(
-            f"another anomia{who} is writing {out}; wait until it ends and run the same command again, or choose another folder"
+            f"another anomia{who} is writing {out}; wait until it ends and run the same command again, or "
+            "choose another folder"
         ) from None
     except (OSError, NotImplementedError):
         pass

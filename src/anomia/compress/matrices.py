@@ -53,7 +53,7 @@ class FusedExperts(NamedTuple):
 def find_matrices(block: nn.Module, *, where: str) -> list[WeightMatrix]:
     """Return every `Linear` and `Conv1D` of a block as an [out, in] view, in the block's order, without routers.
 
-    Raises `CompressionError` for weights that are already quantized, computed from other tensors, or also used outside of
+    Raises `CompressionError` for weights that are already quantized, computed from other tensors, or also used outside
     the blocks.
     """
     matrices = []
@@ -71,7 +71,7 @@ def find_matrices(block: nn.Module, *, where: str) -> list[WeightMatrix]:
 
 
 def compressed_layers(block: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the layers of a block to compress: all but routers, layers that gate a whole expert, and those kept dense."""
+    """Yield a block's layers to compress: all but routers, layers that gate a whole expert, and those kept dense."""
     for name, module in _layers(block):
         if name not in kept_names(block):
             yield name, module
@@ -142,7 +142,7 @@ def all_matrices(block: nn.Module, where: str) -> list[WeightMatrix]:
 
 
 def matrix_names(decoder: DecoderBlocks) -> list[str]:
-    """Return the names in the model of all layers and stacks of the blocks that can be compressed, with those kept dense."""
+    """Return the names, in the model, of the blocks' layers and stacks that can be compressed or are kept dense."""
     return [
         f"{decoder.path(index)}.{name}"
         for index, block in enumerate(decoder.modules)

@@ -48,6 +48,6 @@ def base_of(adapter: Adapter) -> str:
     if adapter.base:
         return adapter.base
     raise ModelError(
-        f"model: {adapter.name!r} holds an adapter that names no base model, so it can't be merged; write the base into "
-        f"base_model_name_or_path of {adapter.folder / ADAPTER}"
+        f"model: {adapter.name!r} holds an adapter that names no base model, so it can't be merged; write "
+        f"the base into base_model_name_or_path of {adapter.folder / ADAPTER}"
     )

@@ -63,8 +63,8 @@ def write_card(
     for record in (each.calibration for each in steps):
         if record is not None:
             lines.append(
-                f"| calibration | {record.source}: {counted(record.passages, 'passage')}, {counted(record.tokens, 'token')},"
-                f" SHA-256 `{record.token_hash[:16]}…` |"
+                f"| calibration | {record.source}: {counted(record.passages, 'passage')}, "
+                f"{counted(record.tokens, 'token')}, SHA-256 `{record.token_hash[:16]}…` |"
             )
     if report.size_bytes is not None:
         lines.append(f"| size of the weights | {megabytes(report.size_bytes)} |")
@@ -75,7 +75,8 @@ def write_card(
     lines.append(f"| dead inputs, raised dampings | {dead}, {raised} |")
     if dense is not None and compressed is not None:
         lines.append(
-            f"| perplexity, dense → compressed | {dense.value:.2f} → {compressed.value:.2f} on {counted(compressed.tokens, 'token')} |"
+            f"| perplexity, dense → compressed | {dense.value:.2f} → {compressed.value:.2f} on "
+            f"{counted(compressed.tokens, 'token')} |"
         )
     lines += [f"| {package} | {version} |" for package, version in (report.versions or {}).items()]
     if choices := [choice for each in steps for choice in each.reconstruction]:

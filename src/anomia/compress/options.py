@@ -48,7 +48,10 @@ BUDGET = _Text(
 KEPT = Flag(
     name="--dense",
     section="compression",
-    help="Matrices to keep as they are: comma-separated names, or a file of names such as that of anomia locate --keep.",
+    help=(
+        "Matrices to keep as they are: comma-separated names, or a file of names such as that of "
+        "anomia locate --keep."
+    ),
     metavar="FILE",
     type=str,
     read=read_kept,

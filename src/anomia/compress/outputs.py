@@ -62,8 +62,9 @@ def check_folder(folder: Path, scratch: Path, *, device: torch.device) -> str:
 
 @torch.no_grad()
 def check_logits(blocks: InFiles, ids: torch.Tensor, states: torch.Tensor) -> str:
-    """Check the logits of the first tokens. ids: [B, S]. states: what leaves the last block for them, [(streams,) B, S, H].
+    """Check the logits of the first tokens.
 
+    ids: [B, S]. states: what leaves the last block for them, [(streams,) B, S, H].
     Returns a note if they can't be computed from the states alone, else "". Raises `RefusedError`.
     """
     try:
@@ -88,7 +89,7 @@ def _begin(ids: torch.Tensor, states: torch.Tensor) -> tuple[torch.Tensor, torch
 
 
 def _few_tokens(model: Any) -> torch.Tensor:
-    """Return token ids that the model has, [1, S], after its start token, whose states are the largest in many models."""
+    """Return a few token ids of the model, [1, S], after its start token: its states are the largest in many models."""
     count = vocabulary_of(model)
     ids = torch.arange(_FIRST, _FIRST + min(_TOKENS, text_limit(model) or _TOKENS))[None] % count
     start = getattr(text_part(model.config), "bos_token_id", None)
@@ -99,13 +100,17 @@ def _few_tokens(model: Any) -> torch.Tensor:
 
 
 def _not_tried(why: object) -> str:
-    return f"the result wasn't run on a few tokens to see that its outputs are finite ({' '.join(str(why).split())[:160]})"
+    return (
+        "the result wasn't run on a few tokens to see that its outputs are finite "
+        f"({' '.join(str(why).split())[:160]})"
+    )
 
 
 def _refuse(values: torch.Tensor, what: str) -> None:
     broken = int((~torch.isfinite(values)).sum())
     if broken:
         raise RefusedError(
-            f"the result answers nothing: on a few tokens, {what} are NaN or infinite in {broken:,} of {values.numel():,} "
-            "values; the model is damaged, or needs a wider type (--dtype bfloat16 or float32)"
+            f"the result answers nothing: on a few tokens, {what} are NaN or infinite in {broken:,} of "
+            f"{values.numel():,} values; the model is damaged, or needs a wider type (--dtype bfloat16 or "
+            "float32)"
         )

@@ -58,8 +58,8 @@ def check_loadable(model: nn.Module, reasons: Mapping[str, str], save_as: SaveAs
     split = "" if FORMATS[save_as].splits else splits_on_loading(model)
     if split:
         raise RefusedError(
-            f"{type(model).__name__} can't be stored as {save_as}: transformers splits {split} while loading, which it can't "
-            f"do with packed tensors; {leave_out(save_as)}"
+            f"{type(model).__name__} can't be stored as {save_as}: transformers splits {split} while "
+            f"loading, which it can't do with packed tensors; {leave_out(save_as)}"
         )
     if reasons and all(reasons.values()):
         name, why = next(iter(reasons.items()))

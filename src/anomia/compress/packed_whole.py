@@ -38,7 +38,7 @@ from anomia.models.tensors import file_names, merged_on_loading
 
 
 def plan_whole(model: Any, decoder: DecoderBlocks, step: Quantize, save_as: SaveAs) -> dict[str, str]:
-    """Return why each matrix is stored dequantized, empty if it is packed, by the name that its tensor has in the files.
+    """Return why each matrix is stored dequantized, by the name of its tensor in the files; empty if it is packed.
 
     Raises `CompressionError`, before any work, if nothing can be packed, or if transformers couldn't load it.
     """

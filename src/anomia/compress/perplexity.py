@@ -64,8 +64,8 @@ def check_text(tokenizer: Any, text: str, *, max_tokens: int | None = None) -> N
         list(tokenizer(part)["input_ids"]) == nothing for part in (text[:_BEGINNING], text)
     ):
         raise DataError(
-            "the tokenizer gives no token for the text for perplexity; give text that it knows, or the model the tokenizer "
-            "that it was trained with"
+            "the tokenizer gives no token for the text for perplexity; give text that it knows, or the "
+            "model the tokenizer that it was trained with"
         )
     # The beginning suffices for all but the shortest texts.
     for part in (text[:_BEGINNING], text):

@@ -276,7 +276,8 @@ def _check_gradients(group: SharedInput, where: str) -> None:
         if broken := count_broken(gradient):
             raise RefusedError(
                 f"the gradient of {where}.{matrix.name} has {broken:,} of {gradient.numel():,} values that are NaN or "
-                "infinite, so its weights can't be compared; load the model in a wider type (--dtype bfloat16 or float32)"
+                "infinite, so its weights can't be compared; load the model in a wider type (--dtype "
+                "bfloat16 or float32)"
             )
 
 
@@ -286,7 +287,7 @@ def _is_reached(group: SharedInput) -> bool:
 
 
 def _silence(group: SharedInput) -> str:
-    """Return why inputs that tokens reached can't be scored: all their sums of squares are zero or too small; else ""."""
+    """Return why inputs that tokens reached can't be scored: their sums of squares are zero or too small. Else ""."""
     statistic = group.statistic
     if statistic is None or not statistic.tokens or not len(statistic.sum_squares):
         return ""

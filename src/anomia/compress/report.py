@@ -16,9 +16,9 @@ class MatrixReport(NamedTuple):
     """One matrix after compression.
 
     name: full path in the model. shape: (out, in). zeros: number of zero weights.
-    dead_columns: number of inputs that are zero, or too small to be squared, for all calibration tokens. damping: of SparseGPT and GPTQ, relative to
-    the mean diagonal of the Hessian. note: anything unusual. error: ‖(Ŵ−W)X‖²/‖WX‖² on the calibration tokens; None if
-    the method gathers no Hessian.
+    dead_columns: number of inputs that are zero, or too small to be squared, for all calibration tokens.
+    damping: of SparseGPT and GPTQ, relative to the mean diagonal of the Hessian. note: anything unusual.
+    error: ‖(Ŵ−W)X‖²/‖WX‖² on the calibration tokens; None if the method gathers no Hessian.
     """
 
     name: str
@@ -40,7 +40,8 @@ class CompressionReport:
     """One applied step.
 
     seconds: wall-clock time. block_sparsity: the target of each block, if they differ.
-    left_dense: names, in safetensors files, of the weights that the step doesn't change. dense_why: the same, by reason.
+    left_dense: names, in safetensors files, of the weights that the step doesn't change.
+    dense_why: the same, by reason.
     reconstruction: decisions of a method that was rebuilt from its published description, empty for other methods.
     size_bytes: of the whole model's weights as they would be stored: dense after pruning, packed after quantization.
     reshaped: the removed parts, and the configuration before and after.

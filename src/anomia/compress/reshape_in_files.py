@@ -99,8 +99,8 @@ class InFolder:
         file = self._file(number)
         if not file.is_file() or content_hash([file]) != self._state["measured"][number]:
             raise CompressionError(
-                f"{file} does not hold the statistics that were stored, so the finished blocks can't be continued; remove "
-                "the folder and run the same command again"
+                f"{file} does not hold the statistics that were stored, so the finished blocks can't be "
+                "continued; remove the folder and run the same command again"
             )
         read: Measured = load_file(file)
         return read
@@ -171,7 +171,8 @@ class InFolder:
             written.save_pretrained(self._out)
         except OSError as error:
             raise CompressionError(
-                f"{self._out / 'config.json'} can't be written ({error.strerror}); make room, then run the same command again"
+                f"{self._out / 'config.json'} can't be written ({error.strerror}); make room, then run the "
+                "same command again"
             ) from None
 
     def _open(self, places: Mapping[str, str]) -> InFolder:

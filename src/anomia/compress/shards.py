@@ -131,8 +131,8 @@ def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
     """Refuse results with NaN or infinite values. tensors: by name, of any shape."""
     for name, value, broken in _broken(tensors):
         raise RefusedError(
-            f"{name} has {broken:,} of {value.numel():,} values that are NaN or infinite in {value.dtype}; the model is "
-            "damaged, or needs a wider type (--dtype bfloat16 or float32)"
+            f"{name} has {broken:,} of {value.numel():,} values that are NaN or infinite in {value.dtype}; "
+            "the model is damaged, or needs a wider type (--dtype bfloat16 or float32)"
         )
 
 
@@ -148,7 +148,8 @@ def check_weights(tensors: Mapping[str, torch.Tensor]) -> None:
         raise RefusedError(
             f"{name} has {broken:,} of {value.numel():,} values that are NaN or infinite: "
             + (
-                f"the weights are damaged, or too large for {dtype}; load them in a wider type (--dtype bfloat16 or float32)"
+                f"the weights are damaged, or too large for {dtype}; load them in a wider type (--dtype "
+                "bfloat16 or float32)"
                 if narrow
                 else "the weights themselves are damaged; get or save the model again"
             )

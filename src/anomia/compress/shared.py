@@ -35,8 +35,8 @@ def mark_shared(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
     """
     if len(set(map(id, blocks))) < len(blocks):
         raise RefusedError(
-            f"the model has the same block ({type(blocks[0]).__name__}) several times in its list of blocks, so what it "
-            "would lose can't be counted; make a copy of the block for each place"
+            f"the model has the same block ({type(blocks[0]).__name__}) several times in its list of "
+            "blocks, so what it would lose can't be counted; make a copy of the block for each place"
         )
     places = places_of(model, blocks)
     same: dict[Any, list[WeightPlace]] = {}
@@ -82,8 +82,8 @@ def check_alone(block: nn.Module, name: str, *, where: str) -> None:
     tied: Mapping[str, str] = block.__dict__.get(_TIED, {})
     if name in tied:
         raise RefusedError(
-            f"{where}.{name} and {tied[name]} are the same weights in memory, so both would change; give one of them a copy "
-            "of its own, or keep both as they are (--dense)"
+            f"{where}.{name} and {tied[name]} are the same weights in memory, so both would change; give "
+            "one of them a copy of its own, or keep both as they are (--dense)"
         )
 
 

@@ -176,5 +176,6 @@ def _hub_rows(repository: str, config: str, split: str, remedy: str) -> Iterator
     except Exception as error:
         # `datasets` raises unrelated exception types for a missing network, a wrong name and a broken file.
         raise DataError(
-            f"calibration text {repository} ({config}) can't be read from the hub: {' '.join(str(error).split())}; {remedy}"
+            f"calibration text {repository} ({config}) can't be read from the hub: "
+            f"{' '.join(str(error).split())}; {remedy}"
         ) from error

@@ -102,7 +102,8 @@ def _with_updates(parts: list[Step | Update], arm: str) -> tuple[Step, ...]:
         before = steps[-1] if steps else None
         if not isinstance(before, Prune):
             raise StudyError(
-                f"arm {arm!r}: {part} changes weights for the mask of a pruning step right before it, as in wanda:0.5+{part}"
+                f"arm {arm!r}: {part} changes weights for the mask of a pruning step right before it, as in "
+                f"wanda:0.5+{part}"
             )
         steps[-1] = replace(before, updates=(*before.updates, part))
     return tuple(steps)

@@ -49,8 +49,8 @@ class LanguageStatistic:
 class InputStatistic:
     """Sums over the calibration tokens that reached an input, in float32; padding is ignored.
 
-    sum_squares: [in]. hessian: X·Xᵀ, [in, in], if requested; `finish` fills in its lower half, and multiplies one that is
-    far from 1 by a power of four.
+    sum_squares: [in]. hessian: X·Xᵀ, [in, in], if requested; `finish` fills in its lower half, and multiplies it by a
+    power of four if it is far from 1.
     sum, sum_abs: Σx and Σ|x|, [in], if requested.
     faint: inputs that some token excited so little that its square is zero, [in] bool; None if there is none.
     """

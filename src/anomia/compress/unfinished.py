@@ -112,7 +112,8 @@ def open_step(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         other = [name for name in settings if before.get(name) != settings[name]] if before else []
         named = f" ({', '.join(other)})" if other else ""
         raise CompressionError(
-            f"{folder} holds an unfinished compression with other settings{named}; repeat that command, or remove the folder"
+            f"{folder} holds an unfinished compression with other settings{named}; repeat that command, or "
+            "remove the folder"
         )
     return state
 
@@ -127,16 +128,16 @@ def publish(made: Path, out: Path) -> None:
     taken = [name for name in (*names, REPORT) if (out / name).exists()]
     if taken:
         raise CompressionError(
-            f"{out} has {_named(taken)}, which this compression did not write there; move it away and run the same command "
-            "again, which moves the finished result there"
+            f"{out} has {_named(taken)}, which this compression did not write there; move it away and run "
+            "the same command again, which moves the finished result there"
         )
     try:
         for name in (*names, REPORT):
             os.replace(made / name, out / name)
     except OSError as error:
         raise CompressionError(
-            f"{out} can't be written ({error.strerror or error}); once it can, run the same command again, which moves the "
-            "finished result there"
+            f"{out} can't be written ({error.strerror or error}); once it can, run the same command again, "
+            "which moves the finished result there"
         ) from None
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
 

@@ -38,7 +38,10 @@ class Blocks(Protocol):
 
 
 class BlocksInMemory:
-    """The blocks of a loaded model, changed in place. packed: gets the codes by a matrix's name in the model, if given."""
+    """The blocks of a loaded model, changed in place.
+
+    packed: if given, gets the codes, by the matrix's name in the model.
+    """
 
     def __init__(
         self, model: nn.Module, decoder: DecoderBlocks, packed: dict[str, Any] | None = None
@@ -125,8 +128,9 @@ class AtBlock:
         broken = int((~torch.isfinite(real)).sum())
         if broken:
             raise RefusedError(
-                f"the states that leave {self.where} are NaN or infinite in {broken:,} of {real.numel():,} values, so the "
-                "model answers nothing; it is damaged, or needs a wider type (--dtype bfloat16 or float32)"
+                f"the states that leave {self.where} are NaN or infinite in {broken:,} of {real.numel():,} "
+                "values, so the model answers nothing; it is damaged, or needs a wider type (--dtype "
+                "bfloat16 or float32)"
             )
         return left
 

@@ -114,7 +114,8 @@ def check_walk(model: nn.Module, decoder: DecoderBlocks, batch: Batch) -> None:
     tried = try_walk(model, decoder, batch)
     if tried.fault or not tried.padded:
         raise RefusedError(
-            f"{tried.fault or f'{type(model).__name__} lets a token see later ones'}; its blocks can't be worked on one by one"
+            f"{tried.fault or f'{type(model).__name__} lets a token see later ones'}; its blocks can't be "
+            "worked on one by one"
         )
 
 
@@ -183,8 +184,8 @@ def _try(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> Decoder
             other = run_block(block, other, another)
             if not call.skipped and not _alike(hidden, next(called)):
                 raise RefusedError(
-                    f"the blocks {decoder.name} of {type(model).__name__} depend on more than their inputs; run one after"
-                    " the other they give other states than the whole model"
+                    f"the blocks {decoder.name} of {type(model).__name__} depend on more than their inputs; "
+                    "run one after the other they give other states than the whole model"
                 )
     except CompressionError as error:
         return decoder._replace(padded=padded, fault=str(error))

@@ -43,7 +43,10 @@ def check_written(folder: Path, files: Sequence[Path], digest: str | None, out: 
     if lost is not None:
         what = f"{lost} is missing from the finished blocks"
     elif digest is not None and content_hash(files) != digest:
-        what = f"{files[0] if len(files) == 1 else folder} is not what an earlier call wrote there: it was damaged or replaced"
+        what = (
+            f"{files[0] if len(files) == 1 else folder} is not what an earlier call wrote there: it was "
+            "damaged or replaced"
+        )
     else:
         return
     raise CompressionError(f"{what}; remove {out} and run the same command again")

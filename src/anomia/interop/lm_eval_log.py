@@ -41,12 +41,12 @@ _UNSET = (
     "limit",
 )
 _OF_THE_RUN = (
-    "model_dtype", "model_revision", "model_sha", "peft_sha", "delta_sha", "model_num_parameters", "batch_size", "device",
-    "use_cache", "random_seed", "numpy_seed", "torch_seed", "fewshot_seed",
+    "model_dtype", "model_revision", "model_sha", "peft_sha", "delta_sha", "model_num_parameters", "batch_size",
+    "device", "use_cache", "random_seed", "numpy_seed", "torch_seed", "fewshot_seed",
 )  # fmt: skip
 _OF_THE_FILE = (
-    "tokenizer_bos_token", "tokenizer_eos_token", "tokenizer_pad_token", "eot_token_id", "max_length", "lm_eval_version",
-    "transformers_version",
+    "tokenizer_bos_token", "tokenizer_eos_token", "tokenizer_pad_token", "eot_token_id", "max_length",
+    "lm_eval_version", "transformers_version",
 )  # fmt: skip
 _OF_A_TASK = ("generation_kwargs", "repeats", "filter_list", "metric_list")
 

@@ -56,7 +56,8 @@ FAMILIES: tuple[TaskFamily, ...] = (
         unusable=("truthfulqa-multi_mc2_{key}",),
     ),
     TaskFamily(
-        "truthfulqa_gl", ("truthfulqa_gl_mc1",), ("truthfulqa_gl_gen",), _SIMILARITY, "galician", ("truthfulqa_gl_mc2",),
+        "truthfulqa_gl", ("truthfulqa_gl_mc1",), ("truthfulqa_gl_gen",), _SIMILARITY, "galician",
+        ("truthfulqa_gl_mc2",),
     ),
     TaskFamily("arc_challenge", ("arc_challenge",), ("arc_challenge_chat", "arc_challenge_llama"), language="english"),
     TaskFamily(
@@ -94,7 +95,8 @@ FAMILIES: tuple[TaskFamily, ...] = (
     TaskFamily("bigbench", ("bigbench_{key}_multiple_choice",), ("bigbench_{key}_generate_until",)),
     TaskFamily("boolq", ("boolq",), ("boolq-seq2seq", "super_glue-boolq-t5-prompt"), language="english"),
     *(
-        TaskFamily(name, (name,), (f"super_glue-{name}-t5-prompt",), language="english") for name in ("cb", "copa", "wic")
+        TaskFamily(name, (name,), (f"super_glue-{name}-t5-prompt",), language="english")
+        for name in ("cb", "copa", "wic")
     ),
     TaskFamily("rte", ("sglue_rte",), ("super_glue-rte-t5-prompt",), language="english"),
 )  # fmt: skip

@@ -162,7 +162,8 @@ def options_shown(opened: Sample, chosen: Sample) -> int | None:
         return None
     if has_letters(opened):
         return len(chosen.options)
-    prompt = f" {normalize(opened.asked.replace(opened.context.strip(), ' ') if opened.context.strip() else opened.asked)} "
+    context = opened.context.strip()
+    prompt = f" {normalize(opened.asked.replace(context, ' ') if context else opened.asked)} "
     return len(chosen.options) if opened.asked and all(f" {name} " in prompt for name in options) else None
 
 

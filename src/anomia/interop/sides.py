@@ -47,7 +47,7 @@ def refuse_two_models(tool: str, model: str, files: Sequence[SampleFile]) -> Non
 
 
 def between_formats(tool: str, pairs: Sequence[Sequence[SampleFile]]) -> tuple[SideDifference, ...]:
-    """Settings that differ between the multiple-choice and the generation log of each pair, without those of the task."""
+    """Settings that differ between the multiple-choice and the generation log of each pair, except the task's own."""
     found: Counter[Difference] = Counter()
     for files in pairs:
         opened, chosen = (

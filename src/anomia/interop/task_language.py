@@ -14,8 +14,8 @@ _CLEAR = frozenset(("bn", "de", "en", "es", "fr", "hu", "ja", "ko", "pt", "ru", 
 _MULTILINGUAL = (
     "afrimgsm", "afrimmlu", "afrixnli", "arc_challenge_mt", "belebele", "global_mmlu", "indicqa",
     "lambada_openai_mt", "m_mmlu", "meta_mmlu", "mgsm", "mintaka", "mkqa", "mlmm", "mlqa", "mmmlu",
-    "openai_mmlu", "paws", "pawsx", "truthfulqa-multi", "truthfulqa_multi", "tydiqa", "xcopa", "xcsqa", "xlsum", "xnli", "xquad",
-    "xstory_cloze", "xstorycloze", "xwinograd",
+    "openai_mmlu", "paws", "pawsx", "truthfulqa-multi", "truthfulqa_multi", "tydiqa", "xcopa", "xcsqa", "xlsum",
+    "xnli", "xquad", "xstory_cloze", "xstorycloze", "xwinograd",
 )  # fmt: skip
 # Tasks whose translations are named after the English task, and the languages of the translations.
 _TRANSLATED = ("arc", "hellaswag")

@@ -39,14 +39,16 @@ _NEGATIONS = {
     "finnish": (),
 }
 _NEGATED = {
-    "english": r" not\b|n['’]t\b|(?<= )never ", "german": r" nicht\b|(?<=\b)k(?=ein)", "french": r" pas\b|\bne |\bn['’]",
+    "english": r" not\b|n['’]t\b|(?<= )never ", "german": r" nicht\b|(?<=\b)k(?=ein)",
+    "french": r" pas\b|\bne |\bn['’]",
     "dutch": r" niet\b", "swedish": r" inte\b", "spanish": r"\bno ", "portuguese": r"\bnão ", "italian": r"\bnon ",
     "polish": r"\bnie ", "russian": r"\bне ",
 }  # fmt: skip
 # Words that begin a phrase which a sentence can do without, and words that a phrase ends before.
 _PREPOSITIONS = {
     "english": "of in on at to for from with by after before during near since until under over between without about",
-    "german": "in im am an auf für mit von vom zu zum zur nach vor bei seit aus über unter durch während wegen ohne gegen",
+    "german": "in im am an auf für mit von vom zu zum zur nach vor bei seit aus über unter durch während wegen ohne "
+    "gegen",
     "dutch": "van in op aan met voor naar bij uit over onder door na tot sinds zonder tegen",
     "swedish": "av i på till för med från under efter före över vid mot utan sedan om",
     "french": "de du des à au aux en dans sur pour par avec après avant depuis sans sous vers entre pendant",
@@ -192,7 +194,7 @@ def _without_phrase(text: str, language: str, draw: random.Random) -> Iterator[s
 
 
 def shortened(text: str, draw: random.Random) -> Iterator[str]:
-    """Versions of a text without some words (characters, in scripts without spaces) in its middle; they may read badly."""
+    """Versions of a text without some words in its middle (characters, in scripts without spaces). May read badly."""
     if is_unspaced(text):
         size = max(1, len(text) // 5)
         for start in draw.sample(range(max(1, len(text) - size)), min(4, max(1, len(text) - size))):

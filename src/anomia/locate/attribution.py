@@ -382,7 +382,9 @@ class _Taps:
             raise _NoShareError([name for name, _ in self._owners[module]])
         args = tuple(_detached(each) for each in args)
         kwargs = {key: _detached(each) for key, each in kwargs.items()}
-        output.register_hook(lambda gradient: self._take(module, args, kwargs, gradient))  # type: ignore[no-untyped-call]
+        output.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient: self._take(module, args, kwargs, gradient)
+        )
         return output
 
     @torch.no_grad()

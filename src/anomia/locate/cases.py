@@ -29,7 +29,7 @@ ReadAt = Literal["gold", "divergence", "position"]
 class AnswerPosition(NamedTuple):
     """A position of base's long answer.
 
-    before: the answer's tokens up to it. token: base's own. others: base's other likely tokens there, the likeliest first.
+    before: the answer's tokens up to it. token: base's own. others: base's other likely tokens there, likeliest first.
     """
 
     before: TokenIds
@@ -79,8 +79,9 @@ class LocatedItem:
 
     gold: the gold answer's first distinct token against what the compressed model says there; `at` says whether it is
     read there (`gold`) or, where base says something else first or the compressed model would say gold's token, at the
-    first position at which the two free answers part (`divergence`). control: the same for the control answer. At a `position` of a long answer, gold is
-    base's token, and the control is the likeliest token in base that is neither of the two.
+    first position at which the two free answers part (`divergence`). control: the same for the control answer. At a
+    `position` of a long answer, gold is base's token, and the control is the likeliest token in base that is neither of
+    the two.
     """
 
     candidate: Candidate
@@ -96,7 +97,7 @@ class LocatedItem:
 
     @property
     def ask(self) -> Ask:
-        """What is asked of every mixture of the two models: a question's open answer, and both tokens of each margin."""
+        """What every mixture of the two models is asked: a question's open answer, and both tokens of each margin."""
         targets = {}
         for name, margin in (("gold", self.gold), ("control", self.control)):
             if margin is not None:
@@ -227,8 +228,9 @@ def choose(candidates: Sequence[Candidate], items: int, seed: int, words: ItemWo
     passages = len({each.passage for each in demoted})
     if passages < 4:
         raise RunError(
-            f"locate: only {counted(len(demoted), f'demoted {words.one}')} on {counted(passages, words.passage)}: half of them "
-            f"order the weights and the other half decide, so at least 4 {words.passages} are needed; {words.more}"
+            f"locate: only {counted(len(demoted), f'demoted {words.one}')} on "
+            f"{counted(passages, words.passage)}: half of them order the weights and the other half decide, "
+            f"so at least 4 {words.passages} are needed; {words.more}"
         )
     kept = _take([each for each in candidates if each.group == "kept"], len(demoted), seed)
     chosen = {id(each) for each in (*demoted, *kept)}

@@ -44,7 +44,7 @@ def of_group(cases: Sequence[LocatedItem], group: str) -> np.ndarray[Any, np.dty
 
 
 def with_groups(readings: pl.DataFrame, cases: Sequence[LocatedItem]) -> pl.DataFrame:
-    """Readings with the position, group and passage of each item. Each mixture's readings are in the order of the cases."""
+    """Readings with each item's position, group and passage. Each mixture's readings are in the order of the cases."""
     keys = pl.DataFrame(
         {
             "position": pl.Series([case.candidate.index for case in cases], dtype=pl.Int32),
@@ -230,8 +230,9 @@ def item_rows(
         )
     names = ("margin_compressed", "margin_base", "residual", "control_residual")
     schema = {
-        "language": pl.String, "item_id": pl.String, "position": pl.Int32, "passage": pl.Int64, "group": pl.String, "half": pl.String,
-        "read_at": pl.String, **dict.fromkeys(names, pl.Float64), "unreliable": pl.Boolean,
+        "language": pl.String, "item_id": pl.String, "position": pl.Int32, "passage": pl.Int64,
+        "group": pl.String, "half": pl.String, "read_at": pl.String,
+        **dict.fromkeys(names, pl.Float64), "unreliable": pl.Boolean,
     }  # fmt: skip
     return pl.DataFrame(rows, schema=schema, orient="row")
 

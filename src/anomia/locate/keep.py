@@ -42,10 +42,11 @@ def forms(modules: Sequence[str], stacks: Collection[str] = ()) -> dict[str, Any
     """The list in the form of each tool. stacks: those that hold a matrix per expert.
 
     llm-compressor: `ignore` of a modifier, exact names. gptqmodel: `dynamic` of its configuration, where `-:` leaves a
-    module out. Both make a module of each expert of a stack, so that stacks become regular expressions. torchao:
-    `fqn_to_config` of its `FqnToConfig`, to which the user adds what is quantized (`re:.+_proj`); `modules_to_not_convert` of the `TorchAoConfig`
-    of transformers replaces its default, by which the head isn't converted, so that the head is added. llama.cpp: arguments
-    of `llama-quantize`; empty for modules without a name in GGUF.
+    module out. Both make a module of each expert of a stack, so stacks become regular expressions.
+    torchao: `fqn_to_config` of its `FqnToConfig`, to which the user adds what is quantized (`re:.+_proj`).
+    `modules_to_not_convert` of the `TorchAoConfig` of transformers replaces its default, which leaves the head
+    unconverted, so the head is added.
+    llama.cpp: arguments of `llama-quantize`; empty for modules without a name in GGUF.
     """
     experts = {name: _of_each_expert(name) for name in modules if name in stacks}
     return {

@@ -21,7 +21,11 @@ LENS_SCHEMA: Mapping[str, Any] = {
     "item": pl.Int32,
     "model": pl.String,
     "block": pl.Int32,
-    **{f"{name}_{what}": kind for name in ("gold", "rival", "control") for what, kind in (("rank", pl.Int32), ("log_prob", pl.Float64))},
+    **{
+        f"{name}_{what}": kind
+        for name in ("gold", "rival", "control")
+        for what, kind in (("rank", pl.Int32), ("log_prob", pl.Float64))
+    },
 }  # fmt: skip
 _TRIAL_TOKENS = 8
 

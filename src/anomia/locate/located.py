@@ -21,8 +21,8 @@ BUDGETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 """Shares of the weights at which orders are tried."""
 Among = Literal["choice_only", "lost", "positions"]
 AMONG: tuple[Among, ...] = get_args(Among)
-"""What is located: `choice_only` items, all that base answers and the compressed model doesn't, or tokens of base's long
-answers that the compressed model ranks second to tenth."""
+"""What is located: `choice_only` items, all that base answers and the compressed model doesn't, or tokens of base's
+long answers that the compressed model ranks second to tenth."""
 TABLES = ("units", "items", "readings", "lens", "curve")
 """Tables of a result, each in a file."""
 
@@ -31,9 +31,10 @@ TABLES = ("units", "items", "readings", "lens", "curve")
 class LocateOptions:
     """Settings of locating.
 
-    among: which items count as demoted. items: at most so many of them, and as many kept ones. per_answer: demoted
-    positions of one long answer, the first ones. points: on the path of attribution. budgets: shares of the weights at which orders are tried. draws: random orders. leaders: units that are
-    also restored alone. seed: of the choice of items, the halves, and random orders.
+    among: which items count as demoted. items: at most this many of them, and as many kept ones. per_answer: how many
+    demoted positions of one long answer are taken, the first ones. points: on the path of attribution. budgets: shares
+    of the weights at which orders are tried. draws: number of random orders. leaders: number of units that are also
+    restored alone. seed: for the choice of items, the halves, and random orders.
     """
 
     among: Among = "choice_only"

@@ -21,14 +21,17 @@ from anomia.running.cells import OpenCell
 from anomia.words import counted
 
 _BESIDE = 1_100_000_000
-"""Bytes of the libraries, the tokenizers, the run's records and what making the arm leaves behind (measured with Gemma)."""
+"""Bytes of the libraries, the tokenizers, the run's records and what making the arm leaves behind.
+
+Measured with Gemma.
+"""
 
 
 class LocatePlan(NamedTuple):
     """Memory and work of locating one arm.
 
-    needed, free: bytes. readings: mixtures of the two models that are asked. answers: questions answered, or tokens read,
-    in total, at most. minutes: an estimate from the run's own pace; None if the run's log doesn't tell.
+    needed, free: bytes. readings: mixtures of the two models that are asked. answers: the most questions answered, or
+    tokens read, in total. minutes: an estimate from the run's own pace; None if the run's log doesn't tell.
     """
 
     needed: int
@@ -78,7 +81,7 @@ def plan_of(cell: OpenCell, arm: str, options: LocateOptions) -> LocatePlan:
     readings = 2 + orders * len(options.budgets) + 2 * sizes.layers + options.leaders
     answers = readings * work.items
     pace = _seconds_per_answer(cell, arm)
-    # A pass with gradients at each point for gold and for control, of half of the items, costs about five answers' passes.
+    # A pass with gradients at each point, for gold and for control, of half of the items, costs about five answers.
     asked = (answers + work.items * options.points * 5) * work.share
     minutes = None if pace is None else pace * asked / 60
     return LocatePlan(needed, free, readings, answers, minutes, options.among)

@@ -1,8 +1,8 @@
 """Demoted and kept positions of base's long answers, from the records of a run.
 
-At a demoted position base ranks its own token first and the compressed model, taken along the same answer, ranks it second
-to tenth; at a kept one both rank it first. Positions from base's first repetition on don't count, as in the figures along
-base's answers.
+At a demoted position base ranks its own token first, and the compressed model, taken along the same answer, ranks it
+second to tenth; at a kept one both rank it first. Positions from base's first repetition on don't count, as in the
+figures along base's answers.
 """
 
 from __future__ import annotations

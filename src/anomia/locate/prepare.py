@@ -203,8 +203,8 @@ def prepare(
         if len(passages) < 2:
             raise RunError(
                 f"locate: the half of the {words.many} that is to {half} has {words.demoted} on "
-                f"{counted(len(passages), words.passage)}, and needs 2: {len(chosen) - len(cases)} of {len(chosen)} {words.many} are excluded "
-                f"({words.excluded}, or logits aren't finite)"
+                f"{counted(len(passages), words.passage)}, and needs 2: {len(chosen) - len(cases)} of "
+                f"{len(chosen)} {words.many} are excluded ({words.excluded}, or logits aren't finite)"
             )
     pair = ModelPair(base.loaded.model, made.loaded.model)
     reader = MixtureReader(pair, made.engine, made.tokenizer, settings, size, folder)

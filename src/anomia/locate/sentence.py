@@ -43,12 +43,14 @@ def notes_of(
     unreliable = int(found.unreliable.sum())
     if unreliable:
         notes.append(
-            f"the shares of {unreliable} of {len(order)} {words.many} leave more than 30 % of their change unexplained; they give "
-            "no order (`unreliable` in items.parquet), and more --points make shares add up better"
+            f"the shares of {unreliable} of {len(order)} {words.many} leave more than 30 % of their change "
+            "unexplained; they give no order (`unreliable` in items.parquet), and more --points make "
+            "shares add up better"
         )
     if len(right) < 30:
         notes.append(
-            f"only {counted(len(right), f'demoted {words.one}')} decide: each is {percent(1 / len(right))} of the result"
+            f"only {counted(len(right), f'demoted {words.one}')} decide: each is {percent(1 / len(right))} "
+            "of the result"
         )
     flipped = int((right[:, 0] > 0).sum()), int((right[:, -1] < 1).sum())
     if any(flipped):
@@ -75,7 +77,8 @@ def evidence_of(
 ) -> list[str]:
     """How well the parts of the evidence agree, as notes. kept: how many kept items decide."""
     notes = [
-        f"of an item's change, {percent(float(np.median(np.abs(found.residuals))))} is missing from the sum of its shares (median)"
+        f"of an item's change, {percent(float(np.median(np.abs(found.residuals))))} is missing from the sum "
+        "of its shares (median)"
     ]
     if agreement is not None:
         notes.append(
@@ -87,8 +90,9 @@ def evidence_of(
         alone = max(each.answers_alone for each in directions)
         lost = max(each.answers_lost for each in directions)
         notes.append(
-            f"one block of base's weights alone brings back {percent(alone)} of the {words.many} at most, one compressed block alone "
-            f"in base loses {percent(lost)} at most; both directions differ by {100 * apart['answers_distance']:.0f} points on average"
+            f"one block of base's weights alone brings back {percent(alone)} of the {words.many} at most, "
+            f"one compressed block alone in base loses {percent(lost)} at most; both directions differ by "
+            f"{100 * apart['answers_distance']:.0f} points on average"
         )
     if kept < 10:
         notes.append(f"only {counted(kept, f'kept {words.one}')} stand beside the demoted ones")
@@ -109,10 +113,10 @@ def sentence_of(
 ) -> str:
     """The result in plain words.
 
-    place: the first units of the leading order. leader: attribution, or the change of outputs. beaten: whether attribution
-    needs clearly fewer weights than the change of outputs; None if that isn't known. chance: how much more of the weights
-    a random order needs than the leader. items: what decides, with its number. differing: the share of the whole model's
-    weights that differ.
+    place: the first units of the leading order. leader: attribution, or the change of outputs.
+    beaten: whether attribution needs clearly fewer weights than the change of outputs; None if that isn't known.
+    chance: how much more of the weights a random order needs than the leader. items: what decides, with its number.
+    differing: the share of the whole model's weights that differ.
     """
     if differing <= GOAL:
         return _narrow(halves[leader], place, units, differing, leader=leader)
@@ -125,7 +129,8 @@ def sentence_of(
         if chance.low <= 0:
             why.append(
                 f"a random order may need no more ({percent(halves[RANDOM].value)}; the difference of "
-                f"{100 * chance.value:.0f} points has an interval from {percent(chance.low)[:-2]} to {percent(chance.high)[:-2]})"
+                f"{100 * chance.value:.0f} points has an interval from {percent(chance.low)[:-2]} to "
+                f"{percent(chance.high)[:-2]})"
             )
         return f"Diffuse: {', and '.join(why)}."
     ordered = ", in the order of changed outputs" if leader == MOVED else ""
@@ -152,8 +157,8 @@ def _narrow(
         return text
     ordered = "changed outputs" if leader == MOVED else "attribution"
     return (
-        f"{text} Of these, {percent(half.value)} ({percent(half.low)} to {percent(half.high)}) bring half of what was demoted "
-        f"back, in the order of {ordered}; the first are {described(place, units)}."
+        f"{text} Of these, {percent(half.value)} ({percent(half.low)} to {percent(half.high)}) bring half "
+        f"of what was demoted back, in the order of {ordered}; the first are {described(place, units)}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Records prepared for the measures: passages numbered, arms paired with base by item, oracle recovery in one column."""
+"""Records ready for the measures: passages numbered, arms paired with base by item, oracle recovery in one column."""
 
 from __future__ import annotations
 

@@ -301,7 +301,7 @@ def _broken(pairs: pl.DataFrame, side: str) -> Bools:
 
 
 def _near(pairs: pl.DataFrame, answers: Answers, way: str) -> dict[str, Sign]:
-    """Signs that a choice-only answer is near: ranks and oracle recovery, against a control answer and base's failures."""
+    """Signs that a choice-only answer is near: ranks and oracle recovery, against a control answer, base's failures."""
     passages = pairs["passage"].to_numpy()
     unsaid = dissociated(fate_index(pairs, way))
     failed = ~right(pairs, "open_correct")

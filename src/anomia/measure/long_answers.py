@@ -297,7 +297,7 @@ def _longest_cut(part: pl.DataFrame, side: str) -> int:
 
 
 def _cases(values: Floats, cut: Bools) -> list[Floats]:
-    """Values as far as answers go, and the least and most that the rest of cut answers can make of them: [items] each."""
+    """Values as far as answers go, then the lowest and highest that the rest of cut answers allows: [items] each."""
     if not cut.any():
         return [values]
     return [values, np.where(cut, 0.0, values), np.where(cut, 1.0, values)]

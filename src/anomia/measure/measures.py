@@ -246,8 +246,8 @@ recovery_over_base = Family(
     _recovered("", "/failed_before"),
 )  # fmt: skip
 recovery_over_control = Family(
-    "recovery_over_control", "points", True, "found in {}: gold − control answer", "share found in {}: gold − a wrong option",
-    _recovered("", "/failed_before", "/newly_broken"),
+    "recovery_over_control", "points", True, "found in {}: gold − control answer",
+    "share found in {}: gold − a wrong option", _recovered("", "/failed_before", "/newly_broken"),
 )  # fmt: skip
 _kl = Family("divergence", "nats", True, "{}", "mean {}", _words(kl="KL(base ‖ arm)"))
 divergence = Family("divergence", "share", True, "{}", "{}", _words(top1_agreement="top-1 agreement"))
@@ -293,8 +293,8 @@ _along_kl = Family(
 
 FAMILIES: tuple[Family, ...] = (
     accuracy, _easier, outputs, _loop_more, pass_at, drop, normalized_drop, gap, raw_gap, gap_strict, raw_gap_strict,
-    dissociation, net_dissociation, expected_dissociation, share, also_picked, flips, contrast, recovery, recovery_over_base,
-    recovery_over_control, _kl, divergence, long, _long_more, _long_same, along, _along_kl,
+    dissociation, net_dissociation, expected_dissociation, share, also_picked, flips, contrast, recovery,
+    recovery_over_base, recovery_over_control, _kl, divergence, long, _long_more, _long_same, along, _along_kl,
 )  # fmt: skip
 MEASURES: Mapping[str, Measure] = {str(measure): measure for family in FAMILIES for measure in family}
 

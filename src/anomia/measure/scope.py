@@ -136,7 +136,10 @@ def _refusal(rows: pl.DataFrame, name: str) -> str | None:
 
 
 def _picked(label: str, without: Floats, with_it: Floats) -> str:
-    return f"gold is picked {label} in {percent(float(without.mean()))} of items, with it in {percent(float(with_it.mean()))}"
+    return (
+        f"gold is picked {label} in {percent(float(without.mean()))} of items, with it in "
+        f"{percent(float(with_it.mean()))}"
+    )
 
 
 def _why(name: str, reasons: list[str], word: Word, over: Sequence[str] = ()) -> str:

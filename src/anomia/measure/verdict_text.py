@@ -334,7 +334,10 @@ def _broken(evidence: Evidence) -> str:
     share = evidence.broken
     if share is None or share.low <= _SOME_BROKEN:
         return ""
-    return f"Of the outputs that are sound in base, {_range(share)} are empty, loop, or have logits that are NaN or infinite in the arm."
+    return (
+        f"Of the outputs that are sound in base, {_range(share)} are empty, loop, or have logits that are "
+        "NaN or infinite in the arm."
+    )
 
 
 def _untestable(evidence: Evidence, scope: Scope) -> str:

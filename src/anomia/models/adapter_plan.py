@@ -21,7 +21,8 @@ from anomia.models.tensors import ignorable, ignored_notes
 
 _PARTS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
 _KEY = re.compile(
-    rf"^(?P<module>.+?)\.(?P<part>{'|'.join(_PARTS)}|(?:token_adapter\.)?trainable_tokens_delta)(?P<rest>\.weight|\.bias)?$"
+    rf"^(?P<module>.+?)\.(?P<part>{'|'.join(_PARTS)}|(?:token_adapter\.)?trainable_tokens_delta)"
+    r"(?P<rest>\.weight|\.bias)?$"
 )
 _FACTORS = frozenset({*_PARTS, "lora_B.bias", "tokens"})
 _PREFIX = "base_model.model."

@@ -15,9 +15,10 @@ _FOLLOWED = {
     "alora_invocation_tokens", "alpha_pattern", "arrow_config", "auto_mapping", "base_model_name_or_path", "bias",
     "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode",
     "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias",
-    "lora_dropout", "lora_ga_config", "megatron_config", "megatron_core", "modules_to_save", "peft_type", "peft_version",
-    "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules", "target_parameters",
-    "task_type", "token_indices", "trainable_token_indices", "use_dora", "use_rslora", "velora_config", "init_weights",
+    "lora_dropout", "lora_ga_config", "megatron_config", "megatron_core", "modules_to_save", "peft_type",
+    "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules",
+    "target_parameters", "task_type", "token_indices", "trainable_token_indices", "use_dora", "use_rslora",
+    "velora_config", "init_weights",
 }  # fmt: skip
 # These initializations change the base's weights before training, so the saved factors fit no other weights.
 _MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")

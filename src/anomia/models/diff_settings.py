@@ -18,7 +18,8 @@ from anomia.models.difference import Difference, Severity, listed, shown
 
 # Settings on a model's origin, its training, or the values to return: inference doesn't read them.
 _WITHOUT_EFFECT = re.compile(
-    r"^(transformers_version|_?(model_)?name_or_path|_commit_hash|architectures|initializer_\w+|init_(std|method|device|fn)"
+    r"^(transformers_version|_?(model_)?name_or_path|_commit_hash|architectures|initializer_\w+"
+    r"|init_(std|method|device|fn)"
     r"|use_cache|\w*dropout\w*|\w*pdrop|drop_path_rate|output_(attentions|hidden_states|scores|router_logits|logits)"
     r"|return_dict\w*|problem_type|id2label\..*|label2id\..*|pretraining_tp|torchscript|gradient_checkpointing"
     r"|router_\w*loss\w*|aux_loss\w*|summary_\w+|(bos|unk|sep|cls|mask|eos)_token_id|task_specific_params.*"

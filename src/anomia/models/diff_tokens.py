@@ -68,7 +68,8 @@ def token_differences(base: Description, other: Description, chat: bool | None) 
     if asked:
         yield Difference(
             "token ids of the study's prompts", "confounding", f"{len(mine.prompts):,} prompts",
-            f"{len(asked):,} become different tokens", f"the two models would be asked different things: {listed(asked)}",
+            f"{len(asked):,} become different tokens",
+            f"the two models would be asked different things: {listed(asked)}",
         )  # fmt: skip
     read = [name for name in _differing(mine.texts, theirs.texts) if name not in bare]
     if read:

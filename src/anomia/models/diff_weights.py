@@ -10,8 +10,8 @@ from anomia.models.small_files import SmallFile
 from anomia.models.weights import Weights
 
 _TOKENIZER = {
-    "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt",
-    "tiktoken.model", "tekken.json", "added_tokens.json",
+    "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt",
+    "vocab.txt", "tiktoken.model", "tekken.json", "added_tokens.json",
 }  # fmt: skip
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
@@ -130,7 +130,8 @@ def _unfit(base: Description, other: Description) -> Iterator[Difference]:
             yield Difference(what, "confounding", listed(left) or "none", listed(right) or "none", why)
     if base.weights.rotary != other.weights.rotary:
         yield Difference(
-            "stored rotary frequencies", "confounding", "not those of config.json" if base.weights.rotary else "as config.json",
+            "stored rotary frequencies", "confounding",
+            "not those of config.json" if base.weights.rotary else "as config.json",
             "not those of config.json" if other.weights.rotary else "as config.json",
             base.weights.rotary or other.weights.rotary,
         )  # fmt: skip

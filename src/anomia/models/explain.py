@@ -39,15 +39,27 @@ def explain(
     lines = _lines(error)
     lowered = " ".join(lines).lower()
     if "trust_remote_code" in lowered or "custom code" in lowered:
-        remedy = "it comes with its own code, which is not run; `run` and `compare` run it with --trust-remote-code, if you trust it"
+        remedy = (
+            "it comes with its own code, which is not run; `run` and `compare` run it with "
+            "--trust-remote-code, if you trust it"
+        )
     elif "gated" in lowered:
         remedy = "it is gated: accept its terms on the hub and log in with `hf auth login`"
     elif "backend tokenizer" in lowered and folder is not None and not has_tokenizer(folder):
-        remedy = "it has no tokenizer files; copy base's tokenizer files (tokenizer.json, tokenizer_config.json, …) into its folder"
+        remedy = (
+            "it has no tokenizer files; copy base's tokenizer files (tokenizer.json, tokenizer_config.json, "
+            "…) into its folder"
+        )
     elif "backend tokenizer" in lowered:
-        remedy = "its tokenizer can't be read: install what it needs (pip install sentencepiece tiktoken), or copy base's tokenizer.json into its folder"
+        remedy = (
+            "its tokenizer can't be read: install what it needs (pip install sentencepiece tiktoken), or "
+            "copy base's tokenizer.json into its folder"
+        )
     elif "does not recognize this architecture" in lowered:
-        remedy = f"transformers {transformers.__version__} does not know its model type ({_quoted(lines)}); upgrade transformers, or correct model_type in config.json"
+        remedy = (
+            f"transformers {transformers.__version__} does not know its model type ({_quoted(lines)}); "
+            "upgrade transformers, or correct model_type in config.json"
+        )
     elif "should have a `model_type` key" in lowered:
         remedy = "its config.json has no model_type; copy config.json from where the model came from"
     elif "for this kind of automodel" in lowered:
@@ -55,7 +67,10 @@ def explain(
             f"it is not a causal language model ({_quoted(lines)}); Anomia asks models that generate text"
         )
     elif "layer_types" in lowered and "num_hidden_layers" in lowered:
-        remedy = f"its config.json contradicts itself: {cause(lines)}; a model that was pruned in depth keeps one entry of layer_types for each of its layers"
+        remedy = (
+            f"its config.json contradicts itself: {cause(lines)}; a model that was pruned in depth keeps one "
+            "entry of layer_types for each of its layers"
+        )
     elif any(sign in lowered for sign in ("offline", "connect", "couldn't reach", "cached files", "resolve")):
         remedy = "the hub can't be reached and it is not in the local cache; check the connection, or give a folder"
     elif any(sign in lowered for sign in ("not a valid model identifier", "not a local folder", "404")):
@@ -63,7 +78,10 @@ def explain(
     elif "safetensors" in lowered and ("no file named" in lowered or "a file named" in lowered):
         remedy = "it has no safetensors weights; pickle is not loaded"
     elif "CONVERSION" in logged and "|" in logged:
-        remedy = f"tensors that are joined while loading do not fit together, as where one expert's is missing ({cause(lines, logged)})"
+        remedy = (
+            "tensors that are joined while loading do not fit together, as where one expert's is missing "
+            f"({cause(lines, logged)})"
+        )
     elif part == "tokenizer":
         remedy = f"its tokenizer can't be read ({cause(lines)}); copy base's tokenizer files into its folder"
     elif part:

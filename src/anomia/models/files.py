@@ -203,7 +203,10 @@ def _without_weights(path: Path) -> str:
     """The message for a folder with a configuration but without weights that can be read."""
     files = sorted(file.name for file in path.glob("*.safetensors"))
     if any(_SHARD.search(name) for name in files):
-        return f"model: {path} has shards ({files[0]}, …) but no {INDEX}; copy the index from where the shards came from"
+        return (
+            f"model: {path} has shards ({files[0]}, …) but no {INDEX}; copy the index from where the shards "
+            "came from"
+        )
     if files:
         return (
             f"model: {path} has no {SINGLE}, and {', '.join(files[:3])} would not be read; rename it to {SINGLE} if it"

@@ -86,7 +86,10 @@ def _broken(file: Path, error: Exception) -> str:
         )
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b'{"')):
         return f"model: {file} is a web page or a server's answer, not weights; log in and download it again"
-    return f"model: the shard {file} is truncated or not safetensors ({error}); it has {size:,} bytes. Download it again"
+    return (
+        f"model: the shard {file} is truncated or not safetensors ({error}); it has {size:,} bytes. Download "
+        "it again"
+    )
 
 
 def first_bytes(file: Path) -> bytes:

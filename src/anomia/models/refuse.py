@@ -68,7 +68,10 @@ _KINDS = (
 )
 
 
-_OTHER_CODE = "take the config.json and the code that it was made with, or remove the tensors if they are of training only"
+_OTHER_CODE = (
+    "take the config.json and the code that it was made with, or remove the tensors if they are of training "
+    "only"
+)
 _SERVED = "serve the file with llama.cpp and measure it as an endpoint: arm"
 
 

@@ -1,8 +1,8 @@
 """Sizes of a decoder from its configuration, whatever the architecture calls them.
 
 A field is not always a number: Gemma 3n has a list of feed-forward sizes, one per layer, and Gemma 4 has other heads in
-its global layers; other files have None, strings or fractions. So numbers are read here and nowhere else. Every function
-takes a whole configuration or its text part.
+its global layers; other files have None, strings or fractions. So numbers are read here and nowhere else. Every
+function takes a whole configuration or its text part.
 """
 
 from __future__ import annotations

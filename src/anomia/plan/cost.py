@@ -247,7 +247,7 @@ def _asked(study: Study, ask: Ask) -> Work:
 
 
 def _options_again(ask: Ask) -> Work:
-    """The work of the options made from base's answer, which are asked on their own: about that of the standard ones."""
+    """The work of the options made from base's answer, which are asked separately: about that of the standard ones."""
     standard = {
         name: ask.options[name] for name in ("choice", f"choice{NO_QUESTION_ENDING}") if name in ask.options
     }

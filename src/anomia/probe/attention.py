@@ -292,7 +292,8 @@ def tree_attention(
     """The attention implementation that `transformers` calls (see `AttentionInterface`).
 
     query: [1, heads, N, D] of the packed tokens. key, value: the whole cache as returned by `TreeCache.update`,
-    [rows, KV heads, capacity, D]. attention_mask is not read: the plan of the pass has its own. Returns [1, N, heads, D].
+    [rows, KV heads, capacity, D]. attention_mask is not read: the plan of the pass has its own.
+    Returns [1, N, heads, D].
     """
     if (windows := _windows.get()) is not None:
         windows[module.layer_idx] = sliding_window  # type: ignore[index]

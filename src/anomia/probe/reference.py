@@ -323,7 +323,7 @@ def _likeliest(log_probs: torch.Tensor, count: int) -> Distribution:
 def _generate(model: Any, inputs: torch.Tensor, **options: Any) -> Any:
     """`model.generate` without the model's own generation config, which would be merged into any other.
 
-    Raises `ModelError` where transformers' code of the architecture fails, as for a model without any attention layer in
+    Raises `ModelError` if transformers' code for the architecture fails, as for a model without any attention layer in
     an architecture that usually has some.
     """
     own = model.generation_config
@@ -332,8 +332,8 @@ def _generate(model: Any, inputs: torch.Tensor, **options: Any) -> Any:
         return model.generate(inputs, **options)
     except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{type(model).__name__} can't generate a text: transformers' own code for it ends with {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]}"
+            f"{type(model).__name__} can't generate a text: transformers' own code for it ends with "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         ) from error
     finally:
         model.generation_config = own

@@ -102,7 +102,7 @@ def _ended(replied: Replied, tokens: Sequence[int], _: str) -> bool | None:
 
 
 def _stopped(replied: Replied, tokens: Sequence[int], _: str) -> int | None:
-    """The number of tokens after which an answer was stopped at a loop; None if it is whole, as servers' answers are."""
+    """How many tokens an answer had when it was stopped at a loop; None if it is whole, as servers' answers are."""
     assert replied.encoded.long is not None
     whole = replied.reply_texts.ended is not None or not replied.encoded.long.is_stopped(tokens)
     return None if whole else len(tokens)

@@ -164,7 +164,8 @@ class Rows:
         )
         items = self._dicts("SELECT * FROM read_parquet($file)", same, values | {"file": self._items})
         answers = self._dicts(
-            "SELECT * FROM read_parquet($files, union_by_name = true)", same, values | {"files": [file for (file,) in files]}
+            "SELECT * FROM read_parquet($files, union_by_name = true)", same,
+            values | {"files": [file for (file,) in files]},
         )  # fmt: skip
         answers.sort(key=lambda answer: (answer["arm"] != "base", answer["arm"]))
         return item_whole(items[0], answers) if items else None
@@ -234,8 +235,8 @@ SELECT
     coalesce(answer.open_loop, CASE WHEN answer.continuation_text IS NOT NULL
         THEN answer.continuation_loop_start IS NOT NULL END) AS loops,
     {_VERDICTS},
-    lower(nfc_normalize(concat_ws(chr(10), answer.item_id, answer.question, answer.gold, answer.open_text, base.open_text,
-        answer.continuation_text, base.continuation_text)))
+    lower(nfc_normalize(concat_ws(chr(10), answer.item_id, answer.question, answer.gold, answer.open_text,
+        base.open_text, answer.continuation_text, base.continuation_text)))
         AS texts
 FROM answers AS answer JOIN answers AS base USING ({_KEY})
 WHERE answer.arm <> 'base' AND base.arm = 'base'

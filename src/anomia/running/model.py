@@ -198,7 +198,8 @@ def _note(turn: Turn, cell: OpenCell, report: dict[str, object]) -> None:
             "restore the text, or give another --out"
         )
     if before is not None and cell.begun(turn.arm.name):
-        changed = changed_model(dict(before.get("model") or {}), dict(report["model"] or {}))  # type: ignore[call-overload]
+        now: Any = report["model"]
+        changed = changed_model(dict(before.get("model") or {}), dict(now or {}))
         if changed:
             raise RunError(
                 f"run: {cell.path}: {turn.arm.name} was started with a different model than there is now "

@@ -33,7 +33,10 @@ from anomia.errors import RefusedError
 STEPS = 20
 _SMALLEST = 1e-4
 NO_PRODUCER = "rounded without scales: nothing in the block takes them without changing something else"
-NOT_ALONE = "rounded without scales: it is the weight of no layer, but a parameter or a part of one, such as an expert's"
+NOT_ALONE = (
+    "rounded without scales: it is the weight of no layer, but a parameter or a part of one, such as an "
+    "expert's"
+)
 
 
 class Inputs(NamedTuple):

@@ -59,8 +59,8 @@ class Method(NamedTuple):
     unreached: does the same for a matrix that no calibration token reached.
     choices: the decisions of a reconstruction that its paper leaves open.
     whole_gradients: for a method that reads gradients of the language-modelling loss, which require the whole model in
-    memory: from the model, its blocks, the windows, and what lists a block's matrices, the gradients by block and matrix,
-    [out, in] each, and why one is zero.
+    memory. Takes the model, its blocks, the windows, and what lists a block's matrices. Returns the gradients by block
+    and matrix, [out, in] each, and why one is zero.
     prepare: changes a block without changing its output, before the dense weights are copied.
     runs_block: whether it runs blocks by themselves, which some can't be.
     """

@@ -85,8 +85,8 @@ def _check_alone(model: nn.Module, tables: Sequence[TokenTable]) -> None:
         for other in (*same, *partly.get(key, ())):
             if other not in names:
                 raise RefusedError(
-                    f"{table.names[0]} and {other} are the same weights in memory, so both would be rounded; give one of them "
-                    "a copy of its own"
+                    f"{table.names[0]} and {other} are the same weights in memory, so both would be "
+                    "rounded; give one of them a copy of its own"
                 )
 
 

@@ -86,7 +86,8 @@ def round_trip(weight: torch.Tensor, kind: str, *, where: str = "the matrix") ->
         rounded = found.round_trip(blocks).T.reshape(part.shape)
         if not bool(torch.isfinite(rounded).all()):
             raise RefusedError(
-                f"{where} has values up to {float(part.abs().max()):.3g}, too large for the half-precision scales of {kind}"
+                f"{where} has values up to {float(part.abs().max()):.3g}, too large for the half-precision "
+                f"scales of {kind}"
             )
         result[start : start + size] = rounded
     return result

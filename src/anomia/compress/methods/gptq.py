@@ -52,7 +52,10 @@ def gptq_block(work: BlockWork) -> list[MatrixReport]:
         note = f"damping raised to {solved.damping:g}" if solved.damping > DAMPING else ""
         dead = int(solved.dead.sum())
         if dead:
-            dead_note = f"{dead} of its inputs are zero for all calibration tokens, or too small to be squared, and their weights were set to zero"
+            dead_note = (
+                f"{dead} of its inputs are zero for all calibration tokens, or too small to be squared, and "
+                "their weights were set to zero"
+            )
             note = "; ".join(part for part in (note, dead_note) if part)
         for matrix, quantized in zip(group.matrices, solved.quantized, strict=True):
             report = put(matrix, quantized, work)
@@ -88,8 +91,8 @@ def gptq(
     """Quantize matrices that share their input; the remaining columns compensate the error of each column.
 
     Columns of inputs that are always zero are set to zero. The zeros of a pruned matrix stay, so that it keeps its
-    pattern: a tenth or more of its weights, and more than chance makes. Weights from a GGUF file have so few values that
-    one in 15 is zero, in some matrices one in 9.
+    pattern. A matrix counts as pruned if a tenth or more of its weights are zero, and more than chance makes. Weights
+    from a GGUF file have so few values that one in 15 is zero, in some matrices one in 9.
 
     Args:
         weights: [out, in] each.

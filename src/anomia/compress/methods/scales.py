@@ -144,7 +144,8 @@ def divide(block: nn.Module, producer: Producer, scales: torch.Tensor) -> None:
 def _candidates(block: nn.Module, sizes: set[int]) -> Iterator[tuple[Producer, int]]:
     """Yield possible producers and their number of outputs; norms first: only a norm's own weight scales its output.
 
-    A module with a parameter that another block or a part outside of the blocks has, too, is none: it would change there.
+    A module that shares a parameter with another block, or with a part outside the blocks, is left out: the parameter
+    would change there too.
     """
     kept, elsewhere = kept_names(block), names_elsewhere(block)
     modules = [

@@ -27,7 +27,8 @@ from anomia.errors import RefusedError
 # The paper's settings of the regional optimizer: windows per round and learning rate.
 WINDOWS = 32
 RATE = 3e-7
-# ‖X‖ grows with the root of the number of tokens and G doesn't, so an α belongs to a size of text: the paper's 128 windows of 2048.
+# ‖X‖ grows with the root of the number of tokens and G doesn't, so an α belongs to a size of text: the paper's 128
+# windows of 2048.
 TOKENS = 128 * 2048
 
 

@@ -15,7 +15,7 @@ from anomia.compress.steps import Quantize
 class Layers(NamedTuple):
     """The linear layers of a packed model, by their names in the model.
 
-    blocks: the path that all decoder blocks share. packed: below `blocks`. dense: all others, routers and head included.
+    blocks: the path that all decoder blocks share. packed: below `blocks`. dense: all others, with routers and head.
     """
 
     blocks: str

@@ -16,7 +16,9 @@ from anomia.models.words import WORD, pack, unpack
 
 
 def _tensors_of(quantized: Quantized) -> dict[str, torch.Tensor]:
-    """Return the codes packed along the inputs, [in·bits / 32, out]; zero points, [groups, out·bits / 32]; scales, [groups, out].
+    """Return the codes packed along the inputs, the zero points, and the scales.
+
+    Codes: [in·bits / 32, out]; zero points: [groups, out·bits / 32]; scales: [groups, out].
 
     `gptq`, the first version of the format, stores zero points minus 1, which can't express 0. `gptq_v2` stores them as
     they are. So symmetric grids are stored in the first version, which every program reads, and others in the second.

@@ -43,7 +43,7 @@ class Units(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """A tensor dimension of a block that gets shorter. kind: how the dimension is laid out in units, see `rows_of_units`."""
+    """A tensor dimension of a block that gets shorter. kind: how it is laid out in units, see `rows_of_units`."""
 
     name: str
     dim: int
@@ -141,7 +141,8 @@ def find_channels(
         kept = -(-kept // step) * step if kept > 0 else kept
         if kept <= 0:
             raise RefusedError(
-                f"{NAME}:{share:g} would leave no feed-forward channel of {type(model).__name__}; choose a smaller share"
+                f"{NAME}:{share:g} would leave no feed-forward channel of {type(model).__name__}; choose a "
+                "smaller share"
             )
         if kept == inner:
             notes.append(f"feed-forward channels stay: the rest of the share is less than {step} of {inner}")

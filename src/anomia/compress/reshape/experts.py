@@ -168,7 +168,8 @@ def _plan(
     """Plan a model in which each cluster of experts is one.
 
     clusters: by block, the old experts of each new one; None without a mixture. kept: new experts per block, K. Tensors
-    with an entry per expert, [E, …], become [K, …]: the mean of a cluster weighted by tokens, or its first expert's entry.
+    with an entry per expert, [E, …], become [K, …]: the mean of a cluster weighted by tokens, or the entry of its first
+    expert.
     """
     config = rebuild.changed_config(model, changes)
     sizes = rebuild.shapes(model)

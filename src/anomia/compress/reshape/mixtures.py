@@ -105,7 +105,8 @@ def check_routing(model: nn.Module, mixtures: Mixtures, kept: int) -> None:
         return
     if kept % mixtures.groups:
         raise CannotExpressError(
-            f"its router chooses among {mixtures.groups} groups of equal size, into which {kept} experts can't be divided"
+            f"its router chooses among {mixtures.groups} groups of equal size, into which {kept} experts "
+            "can't be divided"
         )
     each = kept // mixtures.groups
     open_groups = int(rebuild.field(rebuild.text_config(model), "topk_group") or 1)

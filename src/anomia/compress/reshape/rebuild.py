@@ -102,7 +102,7 @@ def changed_config(model: nn.Module, changes: Mapping[str, Any]) -> Any:
 
 
 def has_own_head(model: nn.Module) -> bool:
-    """Whether the output head has values of its own, whatever the configuration says. A model without values has none."""
+    """Whether the output head has values of its own, whatever the configuration says; False if the model has none."""
     whole_model: Any = model
     head, table = whole_model.get_output_embeddings(), whole_model.get_input_embeddings()
     return head is not None and not head.weight.is_meta and head.weight is not table.weight

@@ -33,7 +33,10 @@ def named() -> str:
     hub = [name for name, each in SETS.items() if each.repository]
     files = [f"{name}:PATH" for name, each in SETS.items() if each.path != "no" and each.task is None]
     tasks = [name for name, each in SETS.items() if each.task is not None]
-    return f"From the hub: {', '.join(hub)}. Files: {', '.join(files)}. Tasks: {', '.join(tasks)}, or TASK:PATH for your own"
+    return (
+        f"From the hub: {', '.join(hub)}. Files: {', '.join(files)}. Tasks: {', '.join(tasks)}, or TASK:PATH "
+        "for your own"
+    )
 
 
 def local_folders() -> str:

@@ -28,10 +28,11 @@ _CHANGES: dict[str, tuple[str, ...]] = {
     "<": ("<=", ">"), "<=": ("<", ">="), ">": (">=", "<"), ">=": (">", "<="), "==": ("!=",), "!=": ("==",),
     "+": ("-", "*"), "-": ("+",), "*": ("+", "**"), "/": ("//", "*"), "//": ("/", "%"), "%": ("//", "*"), "**": ("*",),
     "+=": ("-=",), "-=": ("+=",), "*=": ("+=",), "and": ("or",), "or": ("and",), "True": ("False",), "False": ("True",),
-    "not": ("",), "min": ("max",), "max": ("min",), "any": ("all",), "all": ("any",), "sorted": ("list",), "sum": ("len",),
-    "break": ("continue",), "continue": ("break",), "lower": ("upper",), "upper": ("lower",), "append": ("remove",),
-    "in": ("not in",), "is": ("is not",), "abs": ("int",), "union": ("intersection",), "keys": ("values",),
-    "reversed": ("list",), "range": ("list",), "len": ("max",), "set": ("list",), "startswith": ("endswith",),
+    "not": ("",), "min": ("max",), "max": ("min",), "any": ("all",), "all": ("any",), "sorted": ("list",),
+    "sum": ("len",), "break": ("continue",), "continue": ("break",), "lower": ("upper",), "upper": ("lower",),
+    "append": ("remove",), "in": ("not in",), "is": ("is not",), "abs": ("int",), "union": ("intersection",),
+    "keys": ("values",), "reversed": ("list",), "range": ("list",), "len": ("max",), "set": ("list",),
+    "startswith": ("endswith",),
 }  # fmt: skip
 _MOST_MUTANTS = 16
 

@@ -27,9 +27,10 @@ _SENTENCE = re.compile(r"[.!?。！？।؟]+[\"'”’)\]]*(?=\s|$)|\n\s*\n")
 _ABBREVIATED = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|e\.g|i\.e|[A-Z])\.$")
 # Scripts that tell a language, and function words of those in Latin, Cyrillic and Arabic letters.
 _SCRIPTS = {
-    "ja": "[\u3040-\u30ff]", "ko": "[\uac00-\ud7a3]", "zh": "[\u4e00-\u9fff]", "th": "[\u0e00-\u0e7f]", "el": "[\u0370-\u03ff]",
-    "he": "[\u0590-\u05ff]", "bn": "[\u0980-\u09ff]", "ta": "[\u0b80-\u0bff]", "te": "[\u0c00-\u0c7f]", "kn": "[\u0c80-\u0cff]",
-    "ml": "[\u0d00-\u0d7f]", "gu": "[\u0a80-\u0aff]", "pa": "[\u0a00-\u0a7f]",
+    "ja": "[\u3040-\u30ff]", "ko": "[\uac00-\ud7a3]", "zh": "[\u4e00-\u9fff]", "th": "[\u0e00-\u0e7f]",
+    "el": "[\u0370-\u03ff]", "he": "[\u0590-\u05ff]", "bn": "[\u0980-\u09ff]", "ta": "[\u0b80-\u0bff]",
+    "te": "[\u0c00-\u0c7f]", "kn": "[\u0c80-\u0cff]", "ml": "[\u0d00-\u0d7f]", "gu": "[\u0a80-\u0aff]",
+    "pa": "[\u0a00-\u0a7f]",
 }  # fmt: skip
 _WORDS = {
     "en": "the and of to in is that it for with as was on are be this have not you they",
@@ -156,18 +157,24 @@ def _found(pattern: Any, text: str, *, whole: bool = False) -> int:
 CHECKS: Mapping[str, Callable[[str, Arguments], bool]] = {
     "keywords:existence": lambda text, of: all(_found(word, text) for word in of["keywords"]),
     "keywords:frequency": lambda text, of: _compares(_found(of["keyword"], text), of["relation"], of["frequency"]),
-    "keywords:forbidden_words": lambda text, of: not any(_found(word, text, whole=True) for word in of["forbidden_words"]),
+    "keywords:forbidden_words": lambda text, of: not any(
+        _found(word, text, whole=True) for word in of["forbidden_words"]
+    ),
     "keywords:letter_frequency": lambda text, of: _compares(
         text.lower().count(str(of["letter"]).lower()), of["let_relation"], of["let_frequency"]
     ),
     "language:response_language": lambda text, of: _is_language(text, of["language"]),
-    "length_constraints:number_sentences": lambda text, of: _compares(_sentences(text), of["relation"], of["num_sentences"]),
+    "length_constraints:number_sentences": lambda text, of: _compares(
+        _sentences(text), of["relation"], of["num_sentences"]
+    ),
     "length_constraints:number_paragraphs": lambda text, of: _paragraphs(text, of["num_paragraphs"]),
     "length_constraints:number_words": lambda text, of: _compares(
         len(re.findall(r"\w+", text)), of["relation"], of["num_words"]
     ),
     "length_constraints:nth_paragraph_first_word": _nth_paragraph,
-    "detectable_content:number_placeholders": lambda text, of: len(re.findall(r"\[.*?\]", text)) >= of["num_placeholders"],
+    "detectable_content:number_placeholders": lambda text, of: (
+        len(re.findall(r"\[.*?\]", text)) >= of["num_placeholders"]
+    ),
     "detectable_content:postscript": lambda text, of: _postscript(text, of["postscript_marker"]),
     "detectable_format:number_bullet_lists": lambda text, of: (
         len(re.findall(r"^\s*\*[^*].*$|^\s*-.*$", text, re.MULTILINE)) == of["num_bullets"]
@@ -182,11 +189,14 @@ CHECKS: Mapping[str, Callable[[str, Arguments], bool]] = {
         each.strip("<>").strip() for each in re.findall(r"<<[^\n]+>>", text)
     ),
     "combination:two_responses": lambda text, of: _two_responses(text),
-    "combination:repeat_prompt": lambda text, of: text.strip().lower().startswith(of["prompt_to_repeat"].strip().lower()),
+    "combination:repeat_prompt": lambda text, of: (
+        text.strip().lower().startswith(of["prompt_to_repeat"].strip().lower())
+    ),
     "startend:end_checker": lambda text, of: text.strip().strip('"').lower().endswith(of["end_phrase"].strip().lower()),
     "startend:quotation": lambda text, of: len(text.strip()) > 1 and text.strip()[0] == text.strip()[-1] == '"',
     "change_case:capital_word_frequency": lambda text, of: _compares(
-        sum(word.isupper() for word in re.findall(r"\w+(?:[-'’]\w+)*", text)), of["capital_relation"], of["capital_frequency"]
+        sum(word.isupper() for word in re.findall(r"\w+(?:[-'’]\w+)*", text)),
+        of["capital_relation"], of["capital_frequency"],
     ),
     "change_case:english_capital": lambda text, of: text.isupper() and _is_language(text, "en"),
     "change_case:english_lowercase": lambda text, of: text.islower() and _is_language(text, "en"),
@@ -194,11 +204,14 @@ CHECKS: Mapping[str, Callable[[str, Arguments], bool]] = {
 }  # fmt: skip
 _NEEDED = {
     "keywords:existence": ("keywords",), "keywords:frequency": ("keyword", "relation", "frequency"),
-    "keywords:forbidden_words": ("forbidden_words",), "keywords:letter_frequency": ("letter", "let_relation", "let_frequency"),
+    "keywords:forbidden_words": ("forbidden_words",),
+    "keywords:letter_frequency": ("letter", "let_relation", "let_frequency"),
     "language:response_language": ("language",), "length_constraints:number_sentences": ("relation", "num_sentences"),
-    "length_constraints:number_paragraphs": ("num_paragraphs",), "length_constraints:number_words": ("relation", "num_words"),
+    "length_constraints:number_paragraphs": ("num_paragraphs",),
+    "length_constraints:number_words": ("relation", "num_words"),
     "length_constraints:nth_paragraph_first_word": ("num_paragraphs", "nth_paragraph", "first_word"),
-    "detectable_content:number_placeholders": ("num_placeholders",), "detectable_content:postscript": ("postscript_marker",),
+    "detectable_content:number_placeholders": ("num_placeholders",),
+    "detectable_content:postscript": ("postscript_marker",),
     "detectable_format:number_bullet_lists": ("num_bullets",),
     "detectable_format:number_highlighted_sections": ("num_highlights",),
     "detectable_format:multiple_sections": ("section_spliter", "num_sections"),

@@ -33,7 +33,7 @@ class _Words:
 
 
 def grade(output: str, question: Posed) -> TaskGrade:
-    """ROUGE-L F1 of the first paragraph. Parts: ROUGE-1, ROUGE-2, and the share of numbers and names that the text has."""
+    """ROUGE-L F1 of the first paragraph. Parts: ROUGE-1, ROUGE-2, the share of numbers and names that the text has."""
     first_part = _first_paragraph(output)
     scorer = _scorer(question.target in ("", packed("english")))
     best = max(

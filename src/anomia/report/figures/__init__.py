@@ -23,7 +23,8 @@ from anomia.report.figures.style import COLORS, theme
 from anomia.report.figures.write import FORMATS, standalone, write_figures
 
 __all__ = [
-    "COLORS", "FIGURES", "FORMATS", "Drawn", "NamedRun", "draw", "draw_all", "section_of", "standalone", "theme", "write_figures",
+    "COLORS", "FIGURES", "FORMATS", "Drawn", "NamedRun", "draw", "draw_all", "section_of", "standalone", "theme",
+    "write_figures",
 ]  # fmt: skip
 
 

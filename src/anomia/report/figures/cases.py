@@ -27,7 +27,7 @@ LONGEST_NAME = 200
 
 
 class NamedRun(NamedTuple):
-    """One run, with its name among other runs. located: where the damage of its arms is, for those that were located."""
+    """One run, with its name among other runs. located: where the damage is, of the arms for which it was located."""
 
     name: str
     results: Results

@@ -48,7 +48,7 @@ NARROWEST_LABEL = 0.05
 
 
 def draw_dissociation(found: Sequence[Case]) -> Drawn | None:
-    """Share of both-correct items that the arm still picks but no longer answers, by language, net, and next to noise."""
+    """Share of both-correct items that the arm picks but no longer answers, by language, net, and next to noise."""
     rows = settled([row for number, case in enumerate(found) for row in _rates(case, number)])
     if all(row["value"] is None for row in rows):
         return None

@@ -80,7 +80,8 @@ def draw_flow(found: Sequence[Case]) -> Drawn | None:
         at = alt.Chart().transform_filter(ONE_SCOPE).transform_filter(mine)
         bars.append(
             at.mark_rect(strokeWidth=0).encode(
-                x=alt.datum(start), x2=alt.datum(start + BAR), y=y, y2=alt.Y2(field="high"), color=color, tooltip=told_bar
+                x=alt.datum(start), x2=alt.datum(start + BAR), y=y, y2=alt.Y2(field="high"),
+                color=color, tooltip=told_bar,
             )
         )  # fmt: skip
         labels.append(
@@ -109,7 +110,10 @@ def draw_flow(found: Sequence[Case]) -> Drawn | None:
         alt=_alt(found, rows),
         chart=filtered(chart, found),
         table=pl.DataFrame(
-            [{key: row[key] for key in ("case", "scope", "before", "state", "count", "n")} for row in rows if row["kind"] == "flow"]
+            [
+                {key: row[key] for key in ("case", "scope", "before", "state", "count", "n")}
+                for row in rows if row["kind"] == "flow"
+            ]
         ),
     )  # fmt: skip
 

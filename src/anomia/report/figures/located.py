@@ -77,8 +77,9 @@ def draw_map(found: Located) -> Drawn | None:
         title="Which weights carry the margin",
         caption=(
             f"{plain(found.arm)}: the mean share of each matrix in the change of the log-odds of {words.gold} from the "
-            f"compressed model to base, in nats, over the {words.demoted} of one half of the {words.passages}. A margin rewards one token over another; the "
-            "restoration curves say what it is worth."
+            f"compressed model to base, in nats, over the {words.demoted} of one half of the "
+            f"{words.passages}. A margin rewards one token over another; the restoration curves say what it "
+            "is worth."
         ),
         alt=f"Shares by block and matrix. The largest: {listed}.",
         chart=chart,
@@ -135,8 +136,9 @@ def draw_restoration(found: Located) -> Drawn | None:
         name="located_restoration",
         title="What comes back",
         caption=(
-            f"{plain(found.arm)} with base's weights put back in four orders: {words.returned}, among those that gave no "
-            f"order, with 95 % intervals. Share of the weights that brings half of the {words.demoted} back: {needs}."
+            f"{plain(found.arm)} with base's weights put back in four orders: {words.returned}, among those "
+            "that gave no order, with 95 % intervals. Share of the weights that brings half of the "
+            f"{words.demoted} back: {needs}."
         ),
         alt=f"Restoration curves. {found.sentence}",
         chart=chart,
@@ -187,8 +189,8 @@ def draw_lens(found: Located) -> Drawn | None:
         name="located_lens",
         title=f"Where {words.gold} falls behind",
         caption=(
-            f"Logit lens, {plain(found.arm)} and base: median rank of three tokens if each block's output were the last, "
-            f"at the position of the margin, over the {words.demoted} of one half of the {words.passages}."
+            f"Logit lens, {plain(found.arm)} and base: median rank of three tokens if each block's output were the "
+            f"last, at the position of the margin, over the {words.demoted} of one half of the {words.passages}."
         ),
         alt=f"Logit lens through the blocks. Median ranks after the last: {ends}.",
         chart=chart,

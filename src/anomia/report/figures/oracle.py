@@ -175,4 +175,7 @@ def _alt(found: Sequence[Case], reached: Sequence[ChartRow], recovered: Sequence
         if whole:
             text += f"; of its open failures in {whole[-1]['where']} recovered: {whole[-1]['note']}"
         lines.append(text)
-    return f"Items answered by greedy decoding and reached by {' and '.join(map(short, ORACLES))}, base to arm, in per cent. {listed(lines)}."
+    return (
+        f"Items answered by greedy decoding and reached by {' and '.join(map(short, ORACLES))}, base to arm, "
+        f"in per cent. {listed(lines)}."
+    )

@@ -61,8 +61,8 @@ def draw_ranks(found: Sequence[Case]) -> Drawn | None:
         *dots(x("before"), y, ONE_SCOPE, low="before_low", high="before_high", color=color, tips=tips,
               filled=False, nudge=-NUDGE),
         *dots(x("after"), y, ONE_SCOPE, low="after_low", high="after_high", color=color, tips=tips),
-        *dots(x("control"), y, ONE_SCOPE, "isValid(datum.control)", low="control_low", high="control_high", color=grey, tips=tips,
-              shape="diamond", filled=False, nudge=NUDGE, size=45, width=1),
+        *dots(x("control"), y, ONE_SCOPE, "isValid(datum.control)", low="control_low", high="control_high",
+              color=grey, tips=tips, shape="diamond", filled=False, nudge=NUDGE, size=45, width=1),
         beside("note", y, ONE_SCOPE),
     ]  # fmt: skip
     chart = panels(layers, rows, height=alt.Step(34), column="panel")

@@ -165,4 +165,7 @@ def _alt(rows: Sequence[ChartRow]) -> str:
     for label in dict.fromkeys(row["case"] for row in rows):
         rate, gap, raw = (row["shown"] for row in rows if row["case"] == label)
         lines.append(f"{label}: dissociation {rate}, gap {gap}, in raw points {raw}")
-    return f"Dissociation rate in per cent and gap in points with intervals, one row per setting. {listed(lines, most=8)}."
+    return (
+        "Dissociation rate in per cent and gap in points with intervals, one row per setting. "
+        f"{listed(lines, most=8)}."
+    )

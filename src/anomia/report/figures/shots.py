@@ -45,7 +45,10 @@ def draw_shots(found: Sequence[Case]) -> Drawn | None:
         return None
     y = rows_axis("where")
     color = alt.value(COLORS["open"])
-    tips = tooltip(case="arm", where="language", shots="prompt", shown="prune gap (points)", accuracies="base → arm (%)", n="items")  # fmt: skip
+    tips = tooltip(
+        case="arm", where="language", shots="prompt",
+        shown="prune gap (points)", accuracies="base → arm (%)", n="items",
+    )  # fmt: skip
     x = percent_axis(f"prune gap (points) · ○ {ZERO} · ● {ONE}")
     layers = [
         alt.Chart().mark_rule(strokeDash=[4, 3]).encode(x=alt.datum(0.0)),

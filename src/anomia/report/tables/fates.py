@@ -174,7 +174,10 @@ def transitions_file(results: Results) -> Table:
     return Table(
         "transitions",
         "From base to arm",
-        (ARM, LANGUAGE, Column("options", "options", "text"), Column("base", "base gets right", "text"), *_STATE_COLUMNS),
+        (
+            ARM, LANGUAGE, Column("options", "options", "text"), Column("base", "base gets right", "text"),
+            *_STATE_COLUMNS,
+        ),
         [
             (
                 row.arm,

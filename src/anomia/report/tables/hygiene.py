@@ -15,11 +15,14 @@ ASKED = {
     "boundary_mismatch": "moved\nboundary", "no_distinct_token": "no own\ntoken", "excluded": "excluded",
     **{
         # A long name stands alone.
-        name: f"no {kind.adjective}\noptions" if "-" not in kind.adjective else f"no {kind.adjective}".replace("-", "-\n")
+        name: (
+            f"no {kind.adjective}".replace("-", "-\n") if "-" in kind.adjective else f"no {kind.adjective}\noptions"
+        )
         for name, kind in NO_OPTIONS.items()
         if kind.name != STANDARD
     },
-    "fertility": "tokens/\nunit", "noise_items": "asked\nagain", "noise_open": "flips,\nopen (%)", "noise_choice": "flips,\nchoice (%)",
+    "fertility": "tokens/\nunit", "noise_items": "asked\nagain", "noise_open": "flips,\nopen (%)",
+    "noise_choice": "flips,\nchoice (%)",
 }  # fmt: skip
 CAME_BACK = {
     "items": "items", "not_finite": "not finite", "degenerate": "empty or one\ntoken repeated",

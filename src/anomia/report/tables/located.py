@@ -53,7 +53,8 @@ def restoration(found: Located) -> Table:
         f"Base's weights put back into {found.arm}: {words.returned}, among those that gave no order",
         (
             Column("order", "order", "text"), Column("share", "weights\nback (%)", digits=1),
-            Column("demoted", f"{words.demoted}\n{words.right} (%)"), Column("kept", f"{words.kept}\n{words.right} (%)"),
+            Column("demoted", f"{words.demoted}\n{words.right} (%)"),
+            Column("kept", f"{words.kept}\n{words.right} (%)"),
         ),
         rows,
         found.notes,
@@ -69,7 +70,8 @@ def order_needs(found: Located) -> Table:
         f"Share of the weights that brings half of the {found.words.demoted} back",
         (
             Column("order", "order", "text"), Column("half", "weights (%)"),
-            Column("more", "more than\nattribution (points)"), Column("gained", f"{found.words.many} that attribution\nbrings back more (points)"),
+            Column("more", "more than\nattribution (points)"),
+            Column("gained", f"{found.words.many} that attribution\nbrings back more (points)"),
         ),
         [
             (ORDER_NAMES[name], half, found.ahead.get(name), found.gained.get(name))
@@ -124,8 +126,9 @@ def leading(found: Located) -> Table:
         "leading_weights",
         f"The weights that carry the most of the log-odds of {words.gold}, in nats",
         (
-            Column("name", "weights", "text"), Column("size", "number", "count"), Column("share", words.gold, "number", 2),
-            Column("control", words.control, "number", 2), Column("kept", words.kept, "number", 2),
+            Column("name", "weights", "text"), Column("size", "number", "count"),
+            Column("share", words.gold, "number", 2), Column("control", words.control, "number", 2),
+            Column("kept", words.kept, "number", 2),
         ),
         [
             (row["name"], row["weights"], *(estimate(row, name) for name in ("share", "control", "kept")))

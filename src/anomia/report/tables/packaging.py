@@ -62,8 +62,9 @@ def besides_weights(results: Results) -> Table:
         "differences",
         "What differs from base besides the weights",
         (
-            ARM, Column("what", "what", "words"), Column("base", "base", "words"), Column("other", "arm's own", "words"),
-            Column("kind", "", "words"), Column("why", "why it matters", "words"),
+            ARM, Column("what", "what", "words"), Column("base", "base", "words"),
+            Column("other", "arm's own", "words"), Column("kind", "", "words"),
+            Column("why", "why it matters", "words"),
         ),
         rows,
         notes,

@@ -102,6 +102,6 @@ FILES: tuple[Callable[[Results], Table], ...] = (
     runs_file, verdicts_file, fates_file, transitions_file, noise_file, ranks_file, ladder_file,
     every_arm(losses, LOSSES_FILE), every_arm(scores, SCORES_FILE),
     every_arm(long_answers, FREE_FILE), every_arm(by_position, DAMAGE_FILE),
-    every_arm(scorings, SCORINGS_FILE), every_arm(one_shot, ONE_SHOT_FILE), oracle_file, recovery_file, paired_tests_file, between_file, divergence_file,
-    frontier_file, hygiene_file,
+    every_arm(scorings, SCORINGS_FILE), every_arm(one_shot, ONE_SHOT_FILE), oracle_file, recovery_file,
+    paired_tests_file, between_file, divergence_file, frontier_file, hygiene_file,
 )  # fmt: skip
