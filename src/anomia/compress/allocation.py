@@ -67,6 +67,7 @@ def spread_sparsity(
 def outlier_ratio(groups: Sequence[SharedInput], dtype: torch.dtype = torch.float32) -> float:
     """Return the fraction of a block's weights whose |W|·‖X‖ is more than 5 times the block's mean.
 
+    groups: the block's matrices, [out, in] each, with the norms of their inputs, [in]. dtype: of the scores.
     NaN for a block that no text reached. Source: OWL, Yin et al. (2024), Equation 1, with M = 5.
     """
     scores = [

@@ -98,7 +98,7 @@ def compress(
         windows: calibration tokens (`prepare_windows`); not needed for magnitude pruning and rounding.
         progress: called with (blocks done, all blocks).
         batch_tokens: tokens per calibration batch; affects speed, memory and the last bits of the statistics.
-        packed: if given, gets the codes of quantized matrices, by their names in the model.
+        packed: if given, gets the codes of quantized matrices, [out, in] each, by their names in the model.
         dense: names of matrices that stay as they are.
 
     Raises:

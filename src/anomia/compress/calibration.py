@@ -231,7 +231,7 @@ def _odd_tokens(source: str, windows: list[tuple[int, ...]], unknown: int | None
 def make_batches(
     windows: Windows, *, batch_tokens: int = 4096, padded: bool = True, by_language: bool = False
 ) -> list[Batch]:
-    """Group windows of similar length into batches of at most `batch_tokens` tokens, including padding.
+    """Group windows of similar length into batches, [B, S], of at most `batch_tokens` tokens, including padding.
 
     padded: if false, only windows of equal length share a batch. by_language: don't mix languages in a batch.
     The batches depend only on the windows' lengths (and languages). A window longer than `batch_tokens` gets its own

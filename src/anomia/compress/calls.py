@@ -103,8 +103,8 @@ def finish_pass(
 ) -> torch.Tensor:
     """Return the logits, [B, S, V], of a pass in which the blocks leave the states `left`, [B, S, H].
 
-    Only the first block runs, to see in what form blocks return their states; the weights of the others aren't read.
-    What follows the blocks is the model's own code.
+    input_ids: [B, S], the tokens of the pass. Only the first block runs, to see in what form blocks return their
+    states; the weights of the others aren't read. What follows the blocks is the model's own code.
     """
     form: list[Any] = []
     last = len(decoder.modules) - 1

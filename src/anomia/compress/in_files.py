@@ -138,7 +138,10 @@ class InFiles:
         return one == other or same_values(one, stored[one], other, stored[other])
 
     def enter(self, batches: Sequence[Batch], *, dense: bool) -> tuple[DiskStates, list[list[Call]]]:
-        """Run the part before the blocks. The first block must be in memory, since the type of its output is needed."""
+        """Run the part before the blocks. The first block must be in memory, since the type of its output is needed.
+
+        Returns the inputs of the first block, [B, S, H] per batch, and the calls by block and batch.
+        """
         unsaved = {name: value for name, value in self.model.named_buffers() if not value.is_meta}
         for values in (unsaved, self._read(self.outer), self._read(self.names[0])):
             fill(self.model, values, device=self.device)

@@ -89,8 +89,10 @@ def _layers(block: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def find_fused_experts(block: nn.Module, *, where: str) -> list[FusedExperts]:
-    """Find parameters that hold one matrix per expert (`experts.gate_up_proj` of Mixtral and Qwen3-MoE) or head, or a
-    single matrix in three dimensions (XLNet).
+    """Find parameters that hold one matrix per expert or head, [E, out, in] or [E, in, out].
+
+    Examples are `experts.gate_up_proj` of Mixtral and Qwen3-MoE. A parameter may also hold a single matrix in three
+    dimensions (XLNet).
 
     Raises `CompressionError` for a stack of matrices whose orientation is neither declared by `transformers` nor seen
     in the trial pass, and as `find_matrices` does.

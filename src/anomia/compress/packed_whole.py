@@ -147,7 +147,7 @@ def pack_folder(
 ) -> None:
     """Replace the matrices in a written folder by their codes, and check that it still loads as the model in memory.
 
-    quantized: by a matrix's name in the model. reasons: those of `plan_whole`.
+    quantized: codes [out, in], by a matrix's name in the model. reasons: those of `plan_whole`.
     Raises `CompressionError` with the first tensor that a loaded model has otherwise.
     """
     stored = as_stored(model, quantized)

@@ -138,7 +138,7 @@ def _no_states(where: str, step: Prune | Quantize) -> Callable[[int], torch.Tens
 
 
 def change_block(work: BlockWork) -> list[MatrixReport]:
-    """Apply a step to one block in place: the method, then the updates on its mask.
+    """Apply a step to the matrices, [out, in], of one block in place: the method, then the updates on its mask.
 
     Names in the reports are those in the block. A matrix that no calibration token reached (an expert that was never
     chosen), or whose inputs are all zero or too small to be squared, is handled by the method's `unreached`, and its
@@ -253,7 +253,7 @@ def _target(step: Prune | Quantize, finished: Finished, index: int) -> Target | 
 def _spread(
     blocks: Blocks, step: Prune | Quantize, windows: Windows | None, batch_tokens: int
 ) -> list[float]:
-    """Return the sparsity of each block, empty if all have the same; costs one walk over the dense model."""
+    """Return the sparsity of each block, [blocks], or none if all are the same; costs one walk over the dense model."""
     if isinstance(step, Quantize) or isinstance(step.target, Pattern):
         return []
     allocation = allocation_of(step)

@@ -62,6 +62,7 @@ class InFolder:
     def measure(self, walk: Walk, look: Callable[[AtBlock], Measured], *, about: str) -> list[Measured]:
         """Measure with the states on disk, starting at the first block that no earlier call measured.
 
+        look: returns the tensors of one block by name, of any shape; they are stored and returned by block.
         Raises `CompressionError` if a file of an earlier call is damaged.
         """
         if self._state.get("about") != about:

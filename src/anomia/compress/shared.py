@@ -95,7 +95,7 @@ def shares_matrices(block: nn.Module) -> bool:
 def places_of(model: nn.Module, blocks: Sequence[nn.Module] = ()) -> list[WeightPlace]:
     """Return the parameters and buffers of every module of a model, once in each block and once outside of them.
 
-    A second name of a whole list of blocks is no second place.
+    The tensors can have any shape. A second name of a whole list of blocks is no second place.
     """
     numbers = {id(block): index for index, block in enumerate(blocks)}
     seen: set[tuple[int, int | None]] = set()
@@ -124,7 +124,10 @@ def key_of(tensor: torch.Tensor) -> Any:
 
 
 def overlapping(places: Sequence[WeightPlace]) -> dict[Any, list[str]]:
-    """Return, by a tensor's key, the paths of those that share some of its memory, but not all in the same form."""
+    """Return, by a tensor's key, the paths of those that share some of its memory, but not all in the same form.
+
+    The form includes the address, the type, the shape and the strides (`key_of`).
+    """
     found: dict[Any, list[str]] = {}
     spans = sorted(
         ((str(p.tensor.device), *_span(p.tensor)), number)

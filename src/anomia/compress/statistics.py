@@ -209,8 +209,9 @@ class _Gathering:
             raise _ReadError
 
     def _count(self, name: str, inputs: torch.Tensor, source: torch.Tensor) -> None:
-        """Add an input, [..., in], once per batch for all matrices that share it. source: the tensor with its values.
+        """Add an input once per batch for all matrices that share it.
 
+        inputs: [..., in]. source: the tensor with their values, of any shape; the same tensor means a shared input.
         Raises `CompressionError` if a matrix shares its input only in some batches.
         """
         # The reference in `_seen` keeps the memory from being reused for another tensor of this batch.
@@ -243,6 +244,12 @@ class _Gathering:
 def _grouped(
     matrices: dict[str, WeightMatrix], experts: Sequence[FusedExperts], gathering: _Gathering
 ) -> list[SharedInput]:
+    """Group the matrices of a block, [out, in] each, by the input that they share, with its statistic.
+
+    matrices: by name, without those of `experts`. Matrices that no token reached are groups of their own, without a
+    statistic.
+    Raises `CompressionError` for a stack of experts, [E, out, in], that the model doesn't use one by one.
+    """
     owners = gathering.owners
     for fused in experts:
         slices = {matrix.name: matrix for matrix in fused.matrices()}

@@ -120,7 +120,7 @@ def _counter(
     there: Sequence[bool],
     progress: OnProgress | None,
 ) -> Any:
-    """Make a function that adds finished rows and reports progress in rows of all tables."""
+    """Make a function that adds finished rows and reports progress in rows of all tables, [rows, width] each."""
     done_places = {name for names, done in zip(groups, there, strict=True) if done for name in names}
     places = [place for table in tables for place in table.places]
     whole = sum(stored[place].shape[0] for place in places)

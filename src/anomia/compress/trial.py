@@ -58,7 +58,7 @@ def _small(model: Any, blocks_of: Callable[[nn.Module], Sequence[nn.Module]]) ->
 
 @torch.no_grad()
 def _run(model: Any, *modes: TorchDispatchMode) -> bool:
-    """Run a few tokens through a model under some modes. Returns whether it could be run."""
+    """Run a few tokens, [1, S], through a model under some modes. Returns whether it could be run."""
     training = [part for part in model.modules() if part.training]
     try:
         ids = torch.arange(TOKENS, device=next(model.parameters()).device)[None]

@@ -145,10 +145,10 @@ def visit(
     only: Sequence[int] | None = None,
     first: int = 0,
 ) -> Iterator[Found]:
-    """Yield the result of `look` for one block after the other; the output of one is the input of the next.
+    """Yield the result of `look` for one block after the other; the output of one, [B, S, H], is the input of the next.
 
     Args:
-        batches: the tokens to run; None runs nothing.
+        batches: the tokens to run, [B, S] each; None runs nothing.
         look: measures or changes the block; what it leaves of the passes is run afterwards.
         dense: discard the states at the end; otherwise they stay for an interrupted call to be resumed from them.
         only: the blocks to visit; the others are skipped. All if not given.

@@ -203,8 +203,9 @@ def _begins_alike(short: Sequence[torch.Tensor], long: Sequence[torch.Tensor], p
 
 
 def try_walk_small(decoder: DecoderBlocks, config: Any) -> tuple[DecoderBlocks, str]:
-    """Run `try_walk` on a tiny random model of the same architecture, for weights that aren't in memory.
+    """Run `try_walk` on random tokens, [1, S], of a tiny model of the same architecture.
 
+    For weights that aren't in memory.
     Returns the decoder with the result, and a note if no tiny model can be built.
     """
     try:

@@ -442,6 +442,7 @@ class _Taps:
     def _by_row(self, values: Tensor) -> Tensor:
         """An output by row of the batch and token: [B, T, …] or [B·T, …] to [B, T, rest]; of one row any shape.
 
+        values: the output, whose tokens may also be its third dimension, as in [B, heads, T, D].
         Raises:
             ValueError: it has another shape.
         """

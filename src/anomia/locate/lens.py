@@ -66,7 +66,7 @@ class Lens(Observer):
 
     @torch.no_grad()
     def see(self, items: Sequence[tuple[int, int]], row: int, position: int, alpha: float) -> None:
-        """Reads one row of the kept outputs at a position, for the items whose gold margin is read there."""
+        """Reads a row of the kept outputs, [B, T, H], at a position, for the items whose gold margin is read there."""
         if self._norm is None:
             return
         for kind, number in items:

@@ -156,6 +156,7 @@ class ModelPair:
         _copy(target, source)
 
     def _find_units(self) -> Iterator[WeightUnit]:
+        """Yields the units that differ: parameters of any shape or, of a stack of experts, [E, …], single slices."""
         kinds, experts = self._kinds()
         for name, parameter in self._parameters.items():
             unlike = _bits(self._base[name]) != _bits(self._compressed[name])
@@ -269,7 +270,7 @@ def _ties(model: nn.Module) -> set[frozenset[str]]:
 
 
 def _check_parts(one: nn.Module, other: nn.Module) -> None:
-    """Refuses models whose parameters can't be swapped one for one.
+    """Refuses models whose parameters, of any shape, can't be swapped one for one.
 
     Raises:
         ModelError: with the first parameter that can't.

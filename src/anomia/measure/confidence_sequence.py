@@ -83,6 +83,7 @@ def until_width(
     """Whether the interval of a dissociation rate is narrow enough to stop, or no items are left.
 
     values: whether each both-correct item so far is `choice_only`, in the order of the items: [items so far].
+    passages: the passage of each item: [items so far]; None if each item has its own.
     """
     if not 0 < width < 1:
         raise DataError(f"the width of an interval of a rate lies between 0 and 1, got {width:g}")

@@ -58,7 +58,7 @@ def examine(adapter: Adapter, model: Any) -> Plan | None:
 
 @torch.no_grad()
 def merge(adapter: Adapter, model: Any, found: Plan) -> list[str]:
-    """Merges an adapter into a model's weights in place, computing each in float32.
+    """Merges an adapter into a model's weights, [out, in], in place, computing each in float32.
 
     A head that is tied to the embeddings is untied if the adapter changes the two differently.
 

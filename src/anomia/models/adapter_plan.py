@@ -322,7 +322,11 @@ def _rows(adapter: Adapter, model: Any, changes: Mapping[str, ModuleChange]) -> 
 
 
 def _check(adapter: Adapter, model: Any, name: str, change: ModuleChange, rows: int) -> None:
-    """Refuses tensors that don't fit their module or each other."""
+    """Refuses tensors that don't fit their module, with a weight [out, in], or each other.
+
+    lora_A is [r, in], lora_B [out, r]; for embeddings [V, H], lora_embedding_A is [r, V], lora_embedding_B [H, r].
+    rows: of the vocabulary afterwards.
+    """
     module = model.get_submodule(name)
     shape = _shape(module)
     if name in vocabulary_modules(model):

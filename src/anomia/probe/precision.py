@@ -82,6 +82,7 @@ def _float32_bytes(model: Any) -> int:
 def cost_of_float32(model: Any) -> float | None:
     """Times the model's first blocks and its head in both dtypes; returns float32 time / stored dtype time.
 
+    Timed are a pass over a text, [1, T], and one over a batch of single tokens, [B, 1].
     The first blocks are extrapolated to all blocks. To limit the influence of other load on the machine, it runs on
     one thread (threads waiting for busy cores would measure the scheduler) and takes the best of alternating repeats.
     Returns None if the shallow copy of the model can't be made.

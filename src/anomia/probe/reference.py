@@ -323,6 +323,8 @@ def _likeliest(log_probs: torch.Tensor, count: int) -> Distribution:
 def _generate(model: Any, inputs: torch.Tensor, **options: Any) -> Any:
     """`model.generate` without the model's own generation config, which would be merged into any other.
 
+    inputs: token ids, [B, S]. Returns what `generate` does: prompts with their continuations, [B, S + new], or an
+    output that has them as `sequences`.
     Raises `ModelError` if transformers' code for the architecture fails, as for a model without any attention layer in
     an architecture that usually has some.
     """

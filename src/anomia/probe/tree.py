@@ -75,6 +75,10 @@ def _answer_halving(
     prefixes: dict[TokenIds, Segment],
     on_split: OnSplit | None,
 ) -> Iterator[Reply]:
+    """Answers a batch with `answer_batch`, or its halves in turn if it doesn't fit into memory.
+
+    prefixes: keys and values of the prefixes that items share, [1, heads, S, head] per layer; emptied before halving.
+    """
     try:
         replies = answer_batch(model, asks, decoding, prefixes)
     except (RuntimeError, MemoryError) as error:

@@ -33,7 +33,7 @@ _SMALLEST, _LARGEST = 1e-6, 1e6
 
 
 def alps_block(work: BlockWork) -> list[MatrixReport]:
-    """Prune every matrix of a block that calibration tokens reached."""
+    """Prune every matrix, [out, in], of a block that calibration tokens reached, in place."""
     reports: list[MatrixReport] = []
     for group in work.groups:
         assert group.statistic is not None
@@ -126,7 +126,11 @@ def _problem(hessian: torch.Tensor) -> _Problem:
 def _find(
     weight: torch.Tensor, problem: _Problem, target: Target
 ) -> tuple[torch.Tensor, torch.Tensor, int, bool]:
-    """Run ADMM on one matrix. weight: for the scaled inputs, [out, in]; returns mask, weights, steps, settled."""
+    """Run ADMM on one matrix.
+
+    weight: for the scaled inputs, [out, in] float32. Returns the mask, True where pruned, and the weights, [out, in]
+    each; the number of steps; and whether the mask stopped changing.
+    """
     aim = weight @ problem.gram
     penalty = PENALTY
     inverse = problem.inverse(penalty)

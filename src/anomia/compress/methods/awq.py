@@ -129,7 +129,10 @@ def search_scales(
 
 
 def awq_block(work: BlockWork) -> list[MatrixReport]:
-    """Quantize every matrix of a block with `quantize_block`, in place, including the producers that take scales."""
+    """Quantize every matrix, [out, in], of a block with `quantize_block`, in place.
+
+    The producers that take scales, [in], change too.
+    """
     assert isinstance(work.step, Quantize)
     assert work.hidden is not None
     if not work.groups:

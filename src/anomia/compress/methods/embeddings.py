@@ -71,9 +71,9 @@ def check_table(table: TokenTable) -> None:
 
 
 def _check_alone(model: nn.Module, tables: Sequence[TokenTable]) -> None:
-    """Refuse tables whose memory other tensors of the model are in, since those would be rounded, too.
+    """Refuse tables, [V, width] each, that share memory with other tensors of the model: those would be rounded too.
 
-    Those that the architecture ties are other names of the table.
+    Tensors that the architecture ties are other names of the table.
     """
     places = places_of(model)
     partly = overlapping(places)
@@ -116,7 +116,7 @@ def report_table(table: TokenTable, kind: str) -> list[MatrixReport]:
 
 
 def find_tables(model: nn.Module) -> list[TokenTable]:
-    """Return the weights with one row per token, shared ones once, in the order embeddings, others, head.
+    """Return the weights with one row per token, [V, width], in the order embeddings, others, head; shared ones once.
 
     Raises `CompressionError` if one isn't loaded, or isn't a plain floating-point tensor.
     """

@@ -59,8 +59,9 @@ def format_of(kind: str) -> Format:
 
 @torch.no_grad()
 def round_trip(weight: torch.Tensor, kind: str, *, where: str = "the matrix") -> torch.Tensor:
-    """Return a matrix [rows, columns] as it is after being stored as `kind` and read again, in float32.
+    """Return a matrix, [rows, columns], as it is after being stored as `kind` and read again.
 
+    weight: [rows, columns]. The result is float32.
     Raises `CompressionError` if blocks don't divide the rows, or if a value is NaN, infinite, or too large for the
     half-precision scale of a block.
     """
@@ -168,7 +169,7 @@ def _joined(x: torch.Tensor, superblocks: int) -> torch.Tensor:
 
 
 def _scale_q6(x: torch.Tensor) -> torch.Tensor:
-    """Find the best scale of each block, [16, B] to [B]; errors are weighted by x² (`make_qx_quants`, rmse_type 1)."""
+    """Find the best scale of each block, [B]; errors are weighted by x² (`make_qx_quants`, rmse_type 1). x: [16, B]."""
     most = 32
     largest = _largest(x)
     weight = x * x
@@ -206,7 +207,7 @@ def _q6_k(x: torch.Tensor) -> torch.Tensor:
 
 
 def _scale_q3(x: torch.Tensor) -> torch.Tensor:
-    """Find the scale for 3 bits, improving codes one by one while that helps (`make_q3_quants`). [n, B] to [B]."""
+    """Find the scale for 3 bits, [B], improving codes one by one while that helps (`make_q3_quants`). x: [n, B]."""
     most = 4
     largest = _largest(x)
     codes = (x * _over(-most, largest)).round().clamp_(-most, most - 1)

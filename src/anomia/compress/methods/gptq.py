@@ -39,7 +39,7 @@ class Solved(NamedTuple):
 
 
 def gptq_block(work: BlockWork) -> list[MatrixReport]:
-    """Quantize every matrix of a block with `gptq`, in place."""
+    """Quantize every matrix, [out, in], of a block with `gptq`, in place."""
     assert isinstance(work.step, Quantize)
     reports = []
     for group in work.groups:

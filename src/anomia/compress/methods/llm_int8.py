@@ -23,7 +23,7 @@ OUTLIER_THRESHOLD = 6.0
 def replace_linears(
     decoder: DecoderBlocks, progress: Callable[[int, int], None] | None
 ) -> list[MatrixReport]:
-    """Replace all linear layers of the blocks by bitsandbytes' 8-bit layers.
+    """Replace all linear layers of the blocks, with weights [out, in], by bitsandbytes' 8-bit layers.
 
     Raises `CompressionError`, before any work, if a matrix doesn't belong to a linear layer.
     """

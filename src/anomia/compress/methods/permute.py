@@ -183,7 +183,10 @@ def permute_channels(work: BlockWork, score: Score, order: Order, *, multiple: i
 
 
 def _links(work: BlockWork) -> Iterator[tuple[str, list[list[Link]]]]:
-    """Yield candidates by shape: a module's name, and the possible ways to link its matrices."""
+    """Yield candidates by shape: a module's name, and the possible ways to link its matrices.
+
+    A matrix [out, channels] may read what its siblings write, [channels, in] or [2·channels, in] (see `_ways`).
+    """
     for owner, module in work.block.named_modules():
         layers = {n: c for n, c in module.named_children() if isinstance(c, nn.Linear | Conv1D)}
         for name, layer in layers.items():
@@ -217,7 +220,8 @@ def _links(work: BlockWork) -> Iterator[tuple[str, list[list[Link]]]]:
 def _head_links(work: BlockWork, multiple: int) -> Iterator[tuple[str, list[list[Link]]]]:
     """Yield candidates in attention: a matrix that reads whole heads, and one that may write their values.
 
-    Values are the rows of a separate matrix, or the last rows of a matrix that also writes queries and keys.
+    The reader is [out, heads·head]. Values are the rows of a separate matrix, [values·head, in], or the last rows of a
+    matrix that also writes queries and keys, [(heads + 2·values)·head, in].
     """
     for owner, module in work.block.named_modules():
         size = getattr(module, "head_dim", None)
@@ -279,7 +283,7 @@ def _biases(module: nn.Module, fused: FusedExperts) -> torch.Tensor | None:
 
 
 def _record_inputs(work: BlockWork, owners: set[str]) -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Record the arguments of each module on the first batch; modules that no token reaches are left out."""
+    """Record the arguments of each module on the first batch, [B, S, H], except for modules that no token reaches."""
     found: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
 
     def recorder(name: str) -> Callable[..., None]:
@@ -302,7 +306,11 @@ def _record_inputs(work: BlockWork, owners: set[str]) -> dict[str, tuple[tuple[A
 
 
 def _same(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], links: Sequence[Link]) -> bool:
-    """Whether a module's output is the same with its channels in a random order; restores every bit."""
+    """Whether a module's output is the same with its channels in a random order; restores every bit.
+
+    args, kwargs: of a call of the module, tensors of any shape. links: of its matrices, which all get one order,
+    [channels].
+    """
     generator = torch.Generator().manual_seed(0)
     first, device = links[0], links[0].reader.weight.device
     trial = first.within(lambda _: torch.randperm(first.head or first.channels, generator=generator)).to(

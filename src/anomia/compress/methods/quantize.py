@@ -51,7 +51,7 @@ def round_block(work: BlockWork, round_trip: RoundTrip) -> list[MatrixReport]:
 
 
 def check_groups(decoder: DecoderBlocks, step: Quantize) -> None:
-    """Refuse weights that can't be quantized, and a group size that doesn't divide the inputs of every matrix."""
+    """Refuse weights that can't be quantized, and groups that don't divide the inputs of every matrix, [out, in]."""
     group = group_of(step)
     columns = {
         f"{decoder.path(index)}.{matrix.name}": matrix.weight.shape[1]

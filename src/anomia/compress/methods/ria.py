@@ -55,7 +55,7 @@ def reorder_block(work: BlockWork) -> None:
 
 @torch.no_grad()
 def ria_block(work: BlockWork) -> list[MatrixReport]:
-    """Prune every matrix of a block that calibration tokens reached."""
+    """Prune every matrix, [out, in], of a block that calibration tokens reached, in place."""
     target = work.target
     assert target is not None
     assert isinstance(work.step, Prune)

@@ -123,7 +123,7 @@ def _prune_panel(
 
 
 def inverse_factor(hessian: torch.Tensor, *, where: str) -> tuple[torch.Tensor, float]:
-    """Return the upper Cholesky factor U of the damped inverse, H⁻¹ = Uᵀ·U, and the damping. H, U: [in, in].
+    """Return the upper Cholesky factor U of the damped inverse, H⁻¹ = Uᵀ·U, and the damping. hessian H, U: [in, in].
 
     With the order of the inputs reversed, H = L·Lᵀ, and U is L⁻¹ reversed again. This takes one factorization and one
     triangular inverse, half the work of inverting H and factorizing the result.
@@ -151,6 +151,7 @@ def inverse_factor(hessian: torch.Tensor, *, where: str) -> tuple[torch.Tensor, 
 
 
 def _prune_block(work: BlockWork) -> list[MatrixReport]:
+    """Prune every matrix, [out, in], of a block that calibration tokens reached, in place."""
     assert work.target is not None
     reports = []
     for group in work.groups:

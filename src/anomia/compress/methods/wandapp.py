@@ -48,7 +48,10 @@ UNCHANGED = "rounds changed no kept weight: its steps are smaller than what the 
 
 @torch.no_grad()
 def wandapp_block(work: BlockWork) -> list[MatrixReport]:
-    """Prune every matrix of a block that calibration tokens reached, with the step's number of optimizer rounds."""
+    """Prune every matrix, [out, in], of a block that calibration tokens reached, in place.
+
+    The step gives the number of optimizer rounds.
+    """
     step, target = work.step, work.target
     assert isinstance(step, Prune)
     assert target is not None

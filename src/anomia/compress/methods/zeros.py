@@ -86,8 +86,8 @@ def note_zeros(
 ) -> MatrixReport:
     """Add a note to the report if the number of zeros isn't the requested one, with the reason.
 
-    matrix: in its current state. before: its zeros before the step. Differences from a method's rounding down get no
-    note.
+    matrix: [out, in], in its current state. statistic: of its inputs, [in]. before: its zeros before the step.
+    Differences from a method's rounding down get no note.
     """
     rows, columns = report.shape
     wanted = rows * columns * (target.sparsity if isinstance(target, Pattern) else target)

@@ -178,7 +178,7 @@ def _cut(
 ) -> torch.Tensor:
     """Cut a tensor outside of the blocks that has a slice per block (Gemma 3n's embeddings) to the kept blocks.
 
-    wanted: its new shape. The dimension that differs is [total · width]; it becomes [kept · width].
+    value: [..., total · width, ...]. wanted: its new shape, [..., kept · width, ...], where one dimension differs.
     """
     if wanted is None or tuple(value.shape) == wanted or value.dim() != len(wanted):
         return value

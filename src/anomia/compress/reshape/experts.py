@@ -128,7 +128,10 @@ def _apply(
     *,
     merged: bool,
 ) -> ReshapeReport:
-    """Build the model with one expert per cluster, which gets the router rows of the cluster's first expert."""
+    """Build the model with one expert per cluster, which gets the router row, [H], of the cluster's first expert.
+
+    usages, clusters: by block, None without a mixture. kept: experts per mixture afterwards.
+    """
     changes = {mixtures.field: kept}
     try:
         plan = _plan(subject.model, subject.decoder, mixtures, usages, clusters, kept, changes)
@@ -213,7 +216,10 @@ def _check(
     clusters: Sequence[list[list[int]] | None],
     windows: Windows,
 ) -> None:
-    """Compare unmerged experts, and the first mixture's routing of tokens whose experts all stayed."""
+    """Compare the outputs of unmerged experts, [T, H], and how the first mixture routes tokens.
+
+    Only tokens whose experts all stayed count in the second comparison. clusters: by block, None without a mixture.
+    """
     ids = rebuild.check_batch(windows, subject.device)
     old, new = (_routed(each, mixtures, ids) for each in (subject, fresh))
     first = next(index for index, path in enumerate(mixtures.modules) if path is not None)
@@ -260,6 +266,7 @@ def _routed(
 ) -> dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Return the inputs of each block's experts, by block: states [T, H]; choices and their weights, [T, k] each.
 
+    ids: [1, S].
     Raises `CannotExpressError` if the model can't be run, or calls its experts in another way.
     """
     found = {}

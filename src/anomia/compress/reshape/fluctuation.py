@@ -29,7 +29,7 @@ class Fluctuation(NamedTuple):
 def measure_fluctuations(
     subject: Subject, axes: Sequence[Axis], walk: Walk
 ) -> list[list[Fluctuation | None]]:
-    """Compute the statistics of every consumer, by axis and block, in one walk over the dense model.
+    """Compute the statistics of every consumer, [in] each, by axis and block, in one walk over the dense model.
 
     Raises `CompressionError` if a statistic is NaN or infinite, or if there are fewer than two tokens.
     """

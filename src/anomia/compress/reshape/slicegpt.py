@@ -52,10 +52,10 @@ def slice_states(subject: Subject, share: float, walk: Walk) -> ReshapeReport:
     """Rotate the residual stream in place, fold the norms into the layers that read them, and cut the hidden size.
 
     The paper rotates each block's input separately and changes the basis along the residual path, which no ordinary
-    configuration can hold. Here the whole model has one rotation: the principal directions of the inputs of all norms,
-    with each state first scaled to unit mean square, as a block sees it. An RMSNorm over fewer dimensions divides by
-    another mean; its weight corrects this. Tied embeddings are written untied, since the last norm is folded only into
-    the head.
+    configuration can hold. Here the whole model has one rotation, [H, H]: the principal directions of the inputs of all
+    norms, with each state first scaled to unit mean square, as a block sees it. An RMSNorm over fewer dimensions
+    divides by another mean; its weight corrects this. Tied embeddings are written untied, since the last norm is folded
+    only into the head.
 
     share: fraction of the hidden size. If the hidden size was a multiple of 8 to 128, it stays one if the architecture
     allows, otherwise of a smaller step down to 8, for the packed formats.

@@ -41,9 +41,9 @@ class Usage(NamedTuple):
 def measure_usage(
     subject: Subject, mixtures: Mixtures, walk: Walk, method: str, *, outputs: bool = False
 ) -> list[Usage | None]:
-    """Measure how every expert is used, by block, in one walk over the dense model.
+    """Measure how every expert is used, [E] each, by block, in one walk over the dense model.
 
-    outputs: also run all experts on the same tokens.
+    outputs: also run all experts on the same tokens, for their mean outputs, [E, H].
 
     Raises `CompressionError` if the experts aren't called with states, choices and weights, or if a value is NaN or
     infinite.
