@@ -1,4 +1,4 @@
-"""Weights that are no parameters, but are computed from others in each pass: what is changed of them is lost."""
+"""Weights that aren't parameters but are computed from other tensors in each pass, so changes to them are lost."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def is_choice(block: nn.Module, name: str, module: Any, experts: Mapping[str, in
     They do if the trial pass saw it, or if the layer is next to the experts with one output for each, or for each and
     one more (an option to use none). Layers with so few outputs that a sibling layer reads are no routers (the first
     matrix of a shared expert of that width). A layer that feeds only a router is part of it (`down_proj` before Zaya's
-    `router_mlp`). The name decides only where all that tells nothing: see `_is_named_router`.
+    `router_mlp`). Only if none of this applies does the name decide: see `_is_named_router`.
     """
     rows = _sizes(module)[0]
     return rows == 1 or _chooses(block, name, module, experts) or _feeds_router(block, name, experts)

@@ -2,10 +2,10 @@
 
 With W(α) = compressed + α·Δ, the share of parameter k in the change of a margin m is ⟨Δ_k, ∇m⟩ integrated over α from
 0 to 1 (by Simpson's rule); the shares of all parameters add up to m(1) − m(0). No gradient of a weight is kept: for a
-linear layer the product is the sum over tokens of G · ΔX, with X its input and G the gradient of its output, so that
-every item of a batch has its own. What isn't a linear layer goes by its derivative along Δ (forward mode), and what
-neither fits, by its own gradient, one item at a time. A trial on a short text decides which way is right for each
-parameter of a model, by comparison with plain gradients.
+linear layer the product is the sum over tokens of G · ΔX, with X its input and G the gradient of its output, so each
+item of a batch gets its own share. For other modules, ΔX is the derivative of the output along Δ (forward mode).
+Parameters for which this fails too get their own gradient, one item at a time. A trial on a short text compares these
+ways with plain gradients and chooses one for each parameter.
 
 Source: integrated gradients (Sundararajan et al. 2017), along a path of weights instead of inputs.
 """
@@ -172,7 +172,7 @@ class Observer:
         raise NotImplementedError
 
     def see(self, items: Sequence[tuple[int, int]], row: int, position: int, alpha: float) -> None:
-        """A row of the pass is read at a position, for some (kind, item)."""
+        """Called when a row of the pass is read at a position. items: the (kind, item) pairs whose margin is there."""
         raise NotImplementedError
 
 

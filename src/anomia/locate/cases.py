@@ -1,9 +1,9 @@
-"""The items that a damage is located on: which, what is asked of them, and which of them only decide.
+"""The items on which damage is located: which ones, what is asked about them, and which of them only decide.
 
 Demoted items are those that base answers and the compressed model doesn't, although it still picks the answer
 (choice-only), or positions of base's long answers at which the compressed model ranks base's token second to tenth.
-As many kept items stand beside them. The passages are divided once: the items of one half give the order
-of the weights, those of the other half decide what an order is worth.
+They are compared with as many kept items. The passages are divided once: the items of one half give the order of the
+weights, those of the other half decide what an order is worth.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class AnswerPosition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A question, or a position of base's long answer to a prompt, that may be looked at.
+    """A question, or a position of base's long answer to a prompt, that may be chosen.
 
     passage: its passage's number in the run. position: None for a question.
     """
@@ -62,7 +62,7 @@ class Candidate:
 
     @property
     def tokens(self) -> int:
-        """The length of what is read, by which items share a batch."""
+        """The number of tokens up to where the item is read; items of similar length share a batch."""
         return self.encoded.prompt_tokens + (self.index or 0)
 
     @property
@@ -112,10 +112,10 @@ def _opened(candidate: Candidate) -> Mapping[str, TokenIds]:
 
 
 def first_asks(candidate: Candidate) -> list[Ask]:
-    """What the compressed model is asked to find an item's margins: its open answer, and what it says after a prefix.
+    """The asks that find an item's margins in the compressed model: for its open answer, and its next tokens.
 
-    The first ask has gold's prefix and the second one the control's, if that differs. At a position of a long answer
-    there is only what it says there.
+    The next tokens are those after gold's prefix and, in a second ask, after the control's, if that differs. For a
+    position of a long answer, one ask for the next tokens there is all.
     """
     if candidate.position is not None:
         return [Ask(candidate.item_id, distribution=candidate.prefix)]
@@ -147,7 +147,7 @@ def find_margins(
 ) -> tuple[Margin, Margin | None, ReadAt] | None:
     """The margins of an item, from the compressed model's replies to `first_asks`; None if it has none.
 
-    A question has none where gold has no token of its own, or where its answers don't part; a position, where rounding
+    A question has none if gold has no token of its own or the two answers don't part. A position has none if rounding
     decides whether base's token comes first.
     """
     if candidate.position is not None:

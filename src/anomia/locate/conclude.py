@@ -122,7 +122,7 @@ def conclude(
 
 
 def answered_under(readings: pl.DataFrame, order: str, group: str) -> Answered:
-    """The readings of one order as an array of items and shares; both ends are those of no and of all weights."""
+    """The readings of one order, [items, shares], from none of base's weights to all of them."""
     mine = readings.filter(pl.col("group") == group)
     ends = [
         mine.filter(pl.col("kind") == name)["correct"].to_numpy().astype(np.float64)

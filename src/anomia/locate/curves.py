@@ -42,7 +42,7 @@ class Deciding(NamedTuple):
 
 
 def crossing(shares: ArrayLike, returned: ArrayLike) -> FloatArray:
-    """The smallest share at which a curve reaches one half, between its points by a straight line; 1 if it never does.
+    """The smallest share at which a curve, interpolated linearly, reaches one half; 1 if it never does.
 
     shares: ascending: [points]. returned: [..., points]. Result: [...].
     """
@@ -73,7 +73,7 @@ def half_difference(items: Deciding, one: Answered, other: Answered) -> Estimate
 
 
 def mean_difference(items: Deciding, one: Answered, other: Answered) -> Estimate:
-    """How many more items one order brings back, as a share of them and a mean over the points between 0 and 1."""
+    """The share of items that one order brings back more than the other, as a mean over the points between the ends."""
     gained = (one.right[:, 1:-1] - other.right[:, 1:-1]).mean(axis=1, keepdims=True)
     return _estimate(items, gained, lambda means: np.asarray(means[..., 0]))
 

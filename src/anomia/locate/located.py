@@ -69,8 +69,8 @@ class Located:
     the ordering half with its interval, and the same for the control answer and for kept items. items: one row per
     item.
     readings: one row per mixture and deciding item. lens: one row per item, model and block.
-    halves: the share of the weights that brings half of the items back, by order. ahead: by other order, how much more
-    it needs than attribution. gained: how many more items attribution brings back, as a mean over the budgets.
+    halves: the share of the weights that brings half of the items back, by order. ahead: how much more each other order
+    needs than attribution. gained: how many more items attribution brings back than each, as a mean over the budgets.
     agreement: rank correlation of the units between two halves of the ordering items. sentence: the result in words.
     """
 

@@ -60,7 +60,7 @@ def find_positions(
 
 
 def kept_beside(demoted: Sequence[int], kept: Collection[int], chance: random.Random) -> list[int]:
-    """For each demoted position a kept one at a similar depth, by chance and none twice; none where there is none.
+    """For each demoted position, a random kept one at a similar depth, if one is left. None is taken twice.
 
     >>> kept_beside([20], [3, 21, 90], random.Random(0))
     [21]

@@ -1,7 +1,7 @@
 """Restoration: base's weights put back into the compressed model, and what it then answers.
 
-This decides. A margin rewards one token over another; here items are answered freely and graded, and only items that
-gave no order count.
+This decides what an order is worth. A margin only rewards one token over another; here items are answered freely and
+graded. Only items that had no part in the order count.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def fill(order: Sequence[str], units: Sequence[WeightUnit], budget: float) -> tu
 
 
 def share_of(names: Iterable[str], units: Sequence[WeightUnit]) -> float:
-    """The share of the weights of all units that these have."""
+    """How large a share of all units' weights these units have."""
     sizes = {unit.name: unit.weights for unit in units}
     return sum(sizes[name] for name in names) / sum(sizes.values())
 

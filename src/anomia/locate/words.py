@@ -9,10 +9,10 @@ from typing import NamedTuple
 class ItemWords(NamedTuple):
     """The words for one kind of item.
 
-    one: the noun. passage: what intervals are clustered by. gold, control: the tokens of the two margins. right: what
-    an item that has come back is. returned: what restoration curves show. excluded: why an item has no margin.
-    again: how many items the compressed model and base answer differently when asked again. more: what to do if there
-    are too few.
+    one: the noun. passage: what intervals are clustered by. gold, control: the tokens of the two margins.
+    right: describes items that have come back. returned: what restoration curves show. excluded: why an item has no
+    margin. again: how many items the compressed model and base answer differently when asked again. more: what to do
+    if there are too few.
     """
 
     one: str

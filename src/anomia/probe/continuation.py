@@ -28,9 +28,9 @@ from anomia.probes import CONTINUATION
 class BaseAnswer(NamedTuple):
     """Base's long answer.
 
-    tokens: [T], without an end token. ended: it ended by itself; None if it was stopped at a loop, so that nobody knows
-    how it goes on. text: as graded. distributions: base's top tokens at
-    each position along its own answer and after it, [T + 1].
+    tokens: [T], without an end token. ended: whether it ended by itself; None if it was stopped at a loop, so the rest
+    is unknown. text: as graded. distributions: base's top tokens at each position along its own answer and after it,
+    [T + 1].
     """
 
     tokens: TokenIds
@@ -111,7 +111,7 @@ def answer_at_length(
 
 
 def longest_ask(question: LongQuestion) -> Ask:
-    """The ask of a question if base's answer is as long as it may be, by which memory and cost are estimated."""
+    """The ask of a question for the longest answer that base may give, for estimates of memory and cost."""
     answer = (question.prompt[-1],) * question.limit
     return Ask(
         question.item_id,

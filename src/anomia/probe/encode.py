@@ -104,7 +104,7 @@ class EncodedItem:
 
     @property
     def asked(self) -> Ask:
-        """All that is sent to a model: `ask` or, for a prompt that is only answered at length, that."""
+        """All that is sent to a model: `ask`, or the ask in `long` for a prompt that is only answered at length."""
         return self.ask if self.long is None or self.ask.greedy else self.long.ask
 
     @property

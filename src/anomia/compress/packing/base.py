@@ -32,7 +32,7 @@ class PackedFormat(NamedTuple):
     why_not: why a matrix of a shape [out, in] can't be stored; empty if it can.
     settings: returns the entry `quantization_config` of config.json.
     copy: the name of another file that repeats the settings, if the format has one.
-    splits: whether transformers loads it for an architecture of which it splits stored weights.
+    splits: whether transformers can load the format for an architecture whose stored weights it splits.
     merged: why matrices that transformers merges into one parameter while loading can't be stored; empty if they can.
     """
 

@@ -1,4 +1,4 @@
-"""The heads and feed-forward channels of a model of which its configuration can hold fewer, and where they are."""
+"""The heads and feed-forward channels of a model whose number its configuration can reduce, and where they are."""
 
 from __future__ import annotations
 
