@@ -97,12 +97,13 @@ def both_ways(found: Located) -> Table:
     ]
     return Table(
         "single_blocks",
-        f"Single blocks: what base's weights in one alone bring back, and compressed weights in one alone lose (% of the "
-        f"difference between the two models; {words.many} that gave no order)",
+        "Single blocks: what base's weights in one alone bring back, and compressed weights in one alone lose (% of "
+        f"the difference between the two models; {words.many} that gave no order)",
         (
             Column("block", "block", "count"),
             Column("answers_alone", f"{words.right},\nback"), Column("answers_lost", f"{words.right},\nlost"),
-            Column("margin_alone", f"log-odds of {words.gold},\nback"), Column("margin_lost", f"log-odds of {words.gold},\nlost"),
+            Column("margin_alone", f"log-odds of {words.gold},\nback"),
+            Column("margin_lost", f"log-odds of {words.gold},\nlost"),
         ),
         rows,
         (f"the largest of {len(rows)} blocks; all are in located.json",) if len(rows) > SHOWN else (),
