@@ -33,6 +33,7 @@ from anomia.compress.left_dense import (  # noqa: E402
     BIAS,
     CONVOLUTION,
     EMBEDDING,
+    FEW,
     HEAD,
     LOOSE,
     NORM,
@@ -54,12 +55,14 @@ Every architecture of `AutoModelForCausalLM` in transformers {version}, built sm
 `scripts/architecture_table.py` writes both; `tests/compress/test_architectures_pruned.py` tests the architectures of
 any installed version.
 
-{counts}
+{counts} The text models of some architectures (`emu3`, `mllama`) are
+parts of larger checkpoints, as which transformers loads them; it loads no folder with the part alone.
 
 - **Pruned**: the kinds of matrices. Experts are pruned one by one.
 - **Dense**: why something stays dense, and what. *Parameter*: it belongs to no layer (decay, mixing, scale). *Matrix*:
   the same, but states are multiplied by it. *Part*: it has a configuration of its own (vision, audio). *Outside*: it is
-  outside the blocks. The test checks that both columns cover every parameter of two or more dimensions.
+  outside the blocks. *Few weights*: a matrix of at most 64, which saves nothing. The test checks that both columns
+  cover every parameter of two or more dimensions.
 - **Equal**: whether every mask equals one computed from passes of the whole model, with the blocks before it pruned.
   *By passes*: blocks that can't run by themselves (they share states or matrices, or are called several times) are
   observed in such passes too, which takes one pass per block and the whole model in memory.
@@ -75,6 +78,7 @@ SHORT = {
     EMBEDDING: "embedding",
     HEAD: "head",
     ROUTER: "router",
+    FEW: "few weights",
     CONVOLUTION: "convolution",
     NORM: "norm",
     BIAS: "bias",

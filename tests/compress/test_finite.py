@@ -258,6 +258,24 @@ def test_logits_that_overflow_after_finite_states_are_refused(
     assert not any("wasn't run" in warning for warning in report.compression.warnings)
 
 
+@pytest.mark.parametrize("arm", ["int8", "gptq:4,group=8", "wanda:0.5"])
+def test_weights_that_float16_makes_zero_are_told(arm: str, tmp_path: Path) -> None:
+    """Errors are those of the weights as they are loaded, and show nothing."""
+    model = save_model("llama", tmp_path / "in")
+    model.model.layers[1].self_attn.v_proj.weight.data *= 1e-7
+    model.save_pretrained(tmp_path / "in")
+    text = TextOptions(source=write_text(tmp_path / "text.txt"))
+    for dtype, told in (("float16", True), ("bfloat16", False)):
+        options = FolderOptions(text=text, dtype=dtype)
+        report = compress_folder(str(tmp_path / "in"), tmp_path / dtype, parse_arm(arm).steps, options)
+        assert report.streamed
+        found = [
+            warning for warning in report.compression.warnings if "float16 makes more than 1 %" in warning
+        ]
+        assert len(found) == told
+        assert all("1 tensor zero (model.layers.1.self_attn.v_proj.weight: " in warning for warning in found)
+
+
 @pytest.mark.parametrize("kind", ["gemma3n_text", "cpmant", "xlnet"])
 def test_the_last_check_takes_states_in_any_order(kind: str, tmp_path: Path) -> None:
     """Gemma 3n has several streams of states, CPM-Ant tokens of its own, and XLNet the tokens before the texts."""

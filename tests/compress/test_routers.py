@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomia.compress.apply import compress
 from anomia.compress.blocks import find_blocks
-from anomia.compress.left_dense import BARE, ROUTER, why_dense
+from anomia.compress.left_dense import BARE, FEW, ROUTER, why_dense
 from anomia.compress.matrices import find_matrices
 from anomia.compress.spec import parse_arm
 from anomia.models.tensors import file_names
@@ -227,6 +227,8 @@ def test_a_choice_among_no_experts_is_known_by_its_name() -> None:
     why = why_dense(model, find_blocks(model))
     routers = {name.split(".", 3)[3] for name, reason in why.items() if reason == ROUTER}
     assert routers == {"altup.modality_router.weight"}
+    few = {name.split(".", 3)[3] for name, reason in why.items() if reason == FEW}
+    assert few == {"altup.prediction_coefs.weight", "altup.correction_coefs.weight"}
 
 
 ROUTERS = {

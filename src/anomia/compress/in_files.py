@@ -53,6 +53,8 @@ SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py"]
 REPORT = "anomia.json"
 # The folder in which transformers keeps named chat templates.
 _TEMPLATES = "additional_chat_templates"
+# The share of a tensor's values that may become zero in float16 without a warning.
+_VANISHED = 0.01
 
 
 class InFiles:
@@ -63,6 +65,7 @@ class InFiles:
     save_as: how quantized matrices are stored.
     meant: hashes of the values that were stored: of a matrix that is packed by its name in the model, of other tensors
     by their stored names.
+    vanished: the share of values that float16 makes zero, by stored name, where it is more than a hundredth.
     resumed: blocks that an earlier call finished. digests: hashes of the states that it stored.
     cast: if the weights are stored in several types, the type in which blocks are computed (the configuration's, as
     transformers loads them), else None. Tensors are written in the type in which they were stored.
@@ -85,6 +88,7 @@ class InFiles:
         self.resumed = 0
         self.digests: Sequence[str] = ()
         self.meant: dict[str, str] = {}
+        self.vanished: dict[str, float] = {}
         self.states: DiskStates | None = None
         self._out, self._scratch = out, scratch
         self.names: tuple[dict[str, str], ...] = ()
@@ -329,7 +333,11 @@ class InFiles:
             check_packed(self._out, tensors, where, step, self.save_as, mine, self.meant)
 
     def _read(self, names: dict[str, str]) -> dict[str, torch.Tensor]:
-        stored = self.checkpoint.read(names.values(), dtype=self.dtype)
+        stored = self.checkpoint.read(
+            names.values(), dtype=None if self.dtype == torch.float16 else self.dtype
+        )
+        if self.dtype == torch.float16:
+            stored = {place: self._narrowed(place, value) for place, value in stored.items()}
         if self.cast is None:
             return {name: stored[place] for name, place in names.items()}
         wide = kept_wide(self.model, self.cast)
@@ -337,6 +345,16 @@ class InFiles:
             name: value.to(torch.float32 if wide(name) else self.cast) if value.is_floating_point() else value
             for name, value in ((name, stored[place]) for name, place in names.items())
         }
+
+    def _narrowed(self, place: str, value: torch.Tensor) -> torch.Tensor:
+        """Return a tensor of any shape in float16, whose least number is 6e-8; note where many values become zero."""
+        if not value.is_floating_point():
+            return value
+        narrow = value.to(torch.float16)
+        gone = int(value.count_nonzero()) - int(narrow.count_nonzero())
+        if gone > _VANISHED * value.numel():
+            self.vanished[place] = gone / value.numel()
+        return narrow
 
 
 def configured_dtype(config: Any) -> torch.dtype | None:

@@ -11,9 +11,9 @@ from transformers.pytorch_utils import Conv1D
 
 from anomia.compress.blocks import DecoderBlocks, is_other_model
 from anomia.compress.kept import kept_names
-from anomia.compress.matrices import compressed_layers, find_fused_experts
+from anomia.compress.matrices import compressed_layers, find_fused_experts, has_few_weights
 from anomia.compress.report import MatrixReport
-from anomia.compress.routers import experts_of, is_inside
+from anomia.compress.routers import experts_of, is_choice, is_inside
 from anomia.compress.shared import key_of
 from anomia.compress.stacks import is_whole, orientation
 from anomia.models.tensors import file_names
@@ -22,6 +22,7 @@ from anomia.models.tensors import file_names
 EMBEDDING = "embedding"
 HEAD = "output head"
 ROUTER = "router or gate"
+FEW = "matrix of at most 64 weights"
 CONVOLUTION = "convolution"
 NORM = "norm"
 BIAS = "bias"
@@ -32,7 +33,7 @@ OUTSIDE = "outside the blocks"
 KEPT = "kept dense on request"
 MUCH = 0.1
 """Share of a model's blocks that may stay dense as bare parameters without a warning."""
-REASONS = (EMBEDDING, HEAD, ROUTER, CONVOLUTION, NORM, BIAS, BARE, LOOSE, OTHER_MODEL, OUTSIDE, KEPT)
+REASONS = (EMBEDDING, HEAD, ROUTER, FEW, CONVOLUTION, NORM, BIAS, BARE, LOOSE, OTHER_MODEL, OUTSIDE, KEPT)
 
 
 def dense_in_files(
@@ -121,7 +122,11 @@ def _why(model: Any, decoder: DecoderBlocks, name: str, parameter: torch.Tensor)
         below = name.removeprefix(f"{decoder.path(block)}.")
         if below.removesuffix(".weight") in kept_names(inside):
             return KEPT
-        if isinstance(owner, nn.Linear | Conv1D) or _is_router_weight(inside, below, parameter):
+        layer = below.removesuffix(".weight")
+        if isinstance(owner, nn.Linear | Conv1D):
+            choice = is_choice(inside, layer, owner, experts_of(inside))
+            return FEW if has_few_weights(owner, inside) and not choice else ROUTER
+        if _is_router_weight(inside, below, parameter):
             return ROUTER
         if isinstance(owner, nn.Embedding) or leaf.endswith("embed"):
             return EMBEDDING

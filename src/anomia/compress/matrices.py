@@ -17,6 +17,9 @@ from anomia.compress.shared import check_alone, shared_names
 from anomia.compress.stacks import Fold, fold, is_layer, is_unread, orientation, stacked, stacks
 from anomia.errors import RefusedError
 
+# A matrix with few weights has at most so many, and at most this share of those of the largest layer in its block.
+_FEW, _FEW_SHARE = 64, 1 / 16
+
 
 class WeightMatrix(NamedTuple):
     """One weight matrix of a block.
@@ -84,8 +87,19 @@ def _layers(block: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in block.named_modules():
         if not isinstance(module, nn.Linear | Conv1D) or f"{name}.weight" in shared:
             continue
-        if not is_choice(block, name, module, experts):
+        if not has_few_weights(module, block) and not is_choice(block, name, module, experts):
             yield name, module
+
+
+def has_few_weights(layer: nn.Linear | Conv1D, block: nn.Module) -> bool:
+    """Whether a layer's matrix is so small that compressing it saves nothing (what mixes Gemma 3n's four streams).
+
+    Groups of inputs wouldn't fit it either. llama.cpp leaves these matrices dense, too.
+    """
+    own = layer.weight.numel()
+    return own <= _FEW and own <= _FEW_SHARE * max(
+        part.weight.numel() for part in block.modules() if isinstance(part, nn.Linear | Conv1D)
+    )
 
 
 def find_fused_experts(block: nn.Module, *, where: str) -> list[FusedExperts]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from anomia.compress.shards import shard_name
 from anomia.compress.steps import Prune, Quantize
 from anomia.compress.walk import calibrating
 from anomia.compress.written import check_written, content_hash
+from anomia.words import counted, percent
 
 
 def streams(step: Prune | Quantize) -> bool:
@@ -56,6 +57,7 @@ def change_matrices(
     reports = [[_matrix(entry) for entry in block] for block in state["matrices"]]
     blocks.resumed, blocks.digests = len(reports), state.get("states") or ()
     blocks.meant = state.get("values") or {}
+    blocks.vanished = state.get("vanished") or {}
     if not reports:
         blocks.check_outer()
     shards = state.setdefault("shards", [])
@@ -67,7 +69,7 @@ def change_matrices(
         state["matrices"] = [[list(report) for report in block] for block in finished.reports]
         written = blocks.states.digests if blocks.states is not None else {}
         state["states"] = [written[batch] for batch in sorted(written)]
-        state["values"] = blocks.meant
+        state["values"], state["vanished"] = blocks.meant, blocks.vanished
         new = range(len(shards), len(finished.reports))
         shards.extend(content_hash([out / shard_name(index)]) for index in new)
         save_state()
@@ -97,12 +99,24 @@ def change_matrices(
         warnings=(
             *warnings_of(step, windows, matrices, packed=blocks.save_as != "dense"),
             *([untried] if untried else []),
+            *_vanished(blocks.vanished),
             *((blocks.note,) if blocks.note and windows is not None else ()),
             *notes_on({blocks.stored_name(name): why for name, why in unpacked.items()}),
             *((bare,) if (bare := note_on_bare(blocks.model, blocks.decoder, places=blocks.places)) else ()),
         ),
         versions=versions(),
     )
+
+
+def _vanished(shares: Mapping[str, float]) -> list[str]:
+    """Return a warning if float16 makes many values zero. shares: by stored name."""
+    if not shares:
+        return []
+    worst = max(shares, key=lambda name: shares[name])
+    return [
+        f"float16 makes more than 1 % of the values of {counted(len(shares), 'tensor')} zero ({worst}: "
+        f"{percent(shares[worst])}), which errors don't show; use --dtype bfloat16 or float32"
+    ]
 
 
 def _matrix(entry: Sequence[Any]) -> MatrixReport:

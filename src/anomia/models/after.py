@@ -76,11 +76,12 @@ def is_unpacked_on_loading(config: Any) -> bool:
 
 
 def quantization_method(config: Any) -> str | None:
-    """Return the quantization method that a configuration names, None if it names none."""
+    """Return the quantization method of a configuration: None without one, `unnamed` if its settings name none."""
     settings = getattr(config, "quantization_config", None)
     if settings is None:
         return None
-    return str(settings.get("quant_method") if isinstance(settings, dict) else settings.quant_method)
+    named = settings.get("quant_method") if isinstance(settings, dict) else settings.quant_method
+    return str(named or "unnamed")
 
 
 def untied_note(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[str, ...]:

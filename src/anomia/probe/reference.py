@@ -182,7 +182,7 @@ def _beams(model: Any, prompt: TokenIds, decoding: Decoding) -> tuple[Beam, ...]
 
     try:
         output = search()
-    except ValueError as error:
+    except _CannotGenerateError as error:
         # RWKV's state can't be reordered with the beams; without a cache each pass reads from the start.
         if "cannot be reordered" not in str(error):
             raise
@@ -325,20 +325,24 @@ def _generate(model: Any, inputs: torch.Tensor, **options: Any) -> Any:
 
     inputs: token ids, [B, S]. Returns what `generate` does: prompts with their continuations, [B, S + new], or an
     output that has them as `sequences`.
-    Raises `ModelError` if transformers' code for the architecture fails, as for a model without any attention layer in
-    an architecture that usually has some.
+    Raises `ModelError` if transformers' code for the architecture fails, as for a model without any attention
+    layer in an architecture that usually has some.
     """
     own = model.generation_config
     model.generation_config = transformers.GenerationConfig()
     try:
         return model.generate(inputs, **options)
     except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError) as error:
-        raise ModelError(
+        raise _CannotGenerateError(
             f"{type(model).__name__} can't generate a text: transformers' own code for it ends with "
             f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         ) from error
     finally:
         model.generation_config = own
+
+
+class _CannotGenerateError(ModelError):
+    """`generate` failed; the message has what transformers says."""
 
 
 def _generation(decoding: Decoding, **options: Any) -> transformers.GenerationConfig:

@@ -65,8 +65,8 @@ def check_groups(decoder: DecoderBlocks, step: Quantize) -> None:
             fitting = math.gcd(group, *columns.values())
             fits = str(step.with_option("group", fitting))
             raise RefusedError(
-                f"{name} has {count} inputs, which groups of {group} can't divide;"
-                f" {fits} fits every matrix of this model"
+                f"{name} has {count} inputs, which groups of {group} can't divide; {fits} fits every matrix of this "
+                f"model, and --dense keeps single ones as they are"
             )
 
 
