@@ -129,8 +129,8 @@ def sentence_of(
         if chance.low <= 0:
             why.append(
                 f"a random order may need no more ({percent(halves[RANDOM].value)}; the difference of "
-                f"{100 * chance.value:.0f} points has an interval from {percent(chance.low)[:-2]} to "
-                f"{percent(chance.high)[:-2]})"
+                f"{_points(chance.value)} points has an interval from {_points(chance.low)} to "
+                f"{_points(chance.high)})"
             )
         return f"Diffuse: {', and '.join(why)}."
     ordered = ", in the order of changed outputs" if leader == MOVED else ""
@@ -143,6 +143,11 @@ def sentence_of(
     elif beaten is False:
         text += f" The order of changed outputs finds them as well ({percent(halves[MOVED].value)} of the weights)."
     return text
+
+
+def _points(difference: float) -> str:
+    """A difference of two shares in points, as in `−3`."""
+    return f"{100 * difference:.0f}".replace("-", "−")
 
 
 def _narrow(
