@@ -6,8 +6,9 @@ import pytest
 from anomia.measure.bootstrap import resample
 from anomia.measure.dissociation import Answers
 from anomia.measure.everywhere import everywhere, everywhere_all
-from anomia.measure.quantities import expected_share, gap_quantity, net_share, normalized
+from anomia.measure.quantities import expected_share, net_share, normalized
 from anomia.measure.rates import rate
+from tests.measure.gap import gap_quantity
 
 from .coverage_table import SIZES, measure, measured, promised
 from .simulation import (

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from anomia.measure.bootstrap import resample
 from anomia.measure.drops import above_floor, chance
 from anomia.measure.everywhere import Everywhere, everywhere
-from anomia.measure.quantities import drop, gap_quantity, normalized
+from anomia.measure.quantities import drop, normalized
+from tests.measure.gap import gap_quantity
 
 
 def right(count: int, n: int) -> np.ndarray:

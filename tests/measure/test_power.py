@@ -14,8 +14,8 @@ from anomia.measure.power import (
     items_needed,
     rounded,
 )
-from anomia.measure.quantities import gap_quantity
 from anomia.measure.rates import Estimate, rate, wilson
+from tests.measure.gap import gap_quantity
 
 
 @pytest.mark.parametrize(("rate", "against"), [(0.2, 0.05), (0.7, 0.5), (0.1, 0.05)])

@@ -13,12 +13,7 @@ from anomia.measure.intervals import join, possible_normalized, range_apart, rat
 from anomia.measure.paired import paired_difference
 from anomia.measure.quantities import drop, expected_share, minus, net_share, normalized, share
 from anomia.measure.rates import Estimate
-
-
-def gap_quantity(base_open, arm_open, base_choice, arm_choice, passages=None, *, floor):
-    """ΔPR: the normalized drop of open − that of choice: [items] each."""
-    opened = normalized(base_open, arm_open, passages, floor=0.0)
-    return minus(opened, normalized(base_choice, arm_choice, passages, floor=floor))
+from tests.measure.gap import gap_quantity
 
 
 def study(seed=0, languages=3, items=120, chances=(0.5, 0.35, 0.9, 0.85)):

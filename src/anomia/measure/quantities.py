@@ -209,22 +209,6 @@ def minus(first: Quantity, second: Quantity) -> Quantity:
     )
 
 
-def gap_quantity(
-    base_open: ArrayLike,
-    arm_open: ArrayLike,
-    base_choice: ArrayLike,
-    arm_choice: ArrayLike,
-    passages: ArrayLike | None = None,
-    *,
-    floor: ArrayLike,
-) -> Quantity:
-    """ΔPR: the normalized drop of open − that of choice: [items] each. floor: choice's, one number or [items]."""
-    return minus(
-        normalized(base_open, arm_open, passages, floor=0.0),
-        normalized(base_choice, arm_choice, passages, floor=floor),
-    )
-
-
 def _paired(
     base: ArrayLike, arm: ArrayLike, passages: ArrayLike | None
 ) -> tuple[FloatArray, FloatArray, NDArray[np.intp]]:
