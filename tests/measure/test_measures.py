@@ -20,7 +20,7 @@ from anomia.measure.diagnosis import diagnose
 from anomia.measure.figures import before, find, lookup
 from anomia.measure.frame import POOLED, RECOGNITION
 from anomia.measure.measures import MEASURES, Measure, of_base, oracle_with_seed, parse
-from anomia.probes import CHOICE_OWN, NO_QUESTION
+from anomia.probes import CHOICE_OWN, GENERATED, NO_QUESTION
 from tests.measure.long_records import with_long_answers
 from tests.measure.planted import Damage, study_records
 
@@ -33,6 +33,9 @@ def records_of(**settings: Any) -> pl.DataFrame:
     records = study_records({ARM: Damage(open=0.4, choice=0.1)}, languages=("english",), **settings)
     # Those made from base's output are asked by tasks alone.
     records = records.with_columns(pl.col("choice_correct").alias(f"{CHOICE_OWN}_correct"))
+    # Probes that the simulation doesn't know.
+    unknown = [f"{name}_correct" for name in GENERATED if f"{name}_correct" not in records.columns]
+    records = records.with_columns(pl.col("open_correct").alias(name) for name in unknown)
     filled = {way.column: f"{way.kind}_correct" for way in RECOGNITION.values()}
     filled |= {f"{name}_correct": "choice_no_question_correct" for name in NO_QUESTION}
     filled |= {"open_strict": "open_correct", "open_loop": "open_degenerate", "open_score": "open_correct"}
