@@ -288,7 +288,7 @@ class Run:
         return self.chart(name)
 
     def locate(self, arm: str | None = None, *, progress: bool = True, **settings: Any) -> Located:
-        """Locates the damage of an arm: which weights, put back, bring its answers back. Loads both models.
+        """Locates the damage of an arm: which weights, if restored, recover its answers. Loads both models.
 
         Args:
             arm: None for the only arm.

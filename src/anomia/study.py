@@ -290,7 +290,8 @@ class Study(BaseModel):
         Annotated[float, Field(gt=0, lt=1)] | None,
         Flag(
             section="draw",
-            help="Stop an arm once the interval of its dissociation rate is this narrow, such as 0.2.",
+            help="Stop an arm once the interval of its dissociation rate (answers only picked, no longer given) is "
+            "no wider than W, such as 0.2.",
             metavar="W",
         ),
     ] = None

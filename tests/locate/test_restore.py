@@ -228,11 +228,11 @@ def test_models_that_differ_in_few_weights_have_their_damage_there() -> None:
     }
     one = [UNITS[0]]
     assert sentence_of(halves, ("a",), one, differing=0.005, **given) == (
-        f"The models differ in less than 1 % of their weights only: {described(['a'], one)}."
+        f"The models differ in less than 1 % of their weights: {described(['a'], one)}."
     )
     text = sentence_of(halves, ("a",), UNITS, differing=0.05, **given)
     assert text.startswith(
-        f"The models differ in 5 % of their weights only: {described([u.name for u in UNITS], UNITS)}."
+        f"The models differ in only 5 % of their weights: {described([u.name for u in UNITS], UNITS)}."
     )
     assert "Of these, 50 % (50 % to 50 %) bring half of what was demoted back" in text
     assert text.endswith(f"the first are {described(['a'], UNITS)}.")

@@ -25,7 +25,10 @@ def compress(
     out: OutArgument,
     arm: Annotated[
         str,
-        typer.Argument(help="Steps separated by +, such as wanda:0.5+update+gptq:4.", metavar="STEPS"),
+        typer.Argument(
+            help="Steps separated by +, such as wanda:0.5+update+gptq:4; docs/compression.md lists the methods.",
+            metavar="STEPS",
+        ),
     ],
     how: How,
 ) -> None:

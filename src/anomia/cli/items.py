@@ -1,4 +1,4 @@
-"""`anomia items` and `anomia export`: single items, to read or as a file."""
+"""`anomia items` and `anomia export`: individual items, to read or as a file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def items(
         ),
     ] = False,
 ) -> None:
-    """Show single items: the question, and what base and the compressed model answered and picked."""
+    """Show individual items: the question, and what base and the compressed model answered and picked."""
     from anomia.arms import find_arm
     from anomia.errors import RunError, nearest
     from anomia.items.languages import language_name

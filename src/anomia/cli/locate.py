@@ -41,14 +41,20 @@ def locate(
         ),
     ] = "choice_only",
     items: Annotated[
-        int, typer.Option(min=4, help="At most so many of them, and as many kept ones.", metavar="N")
+        int,
+        typer.Option(
+            min=4,
+            help="Maximum number of these items; as many kept items are added for comparison.",
+            metavar="N",
+        ),
     ] = 64,
     per_answer: Annotated[
         int,
-        typer.Option(min=1, help="At most so many positions of a long answer, the first ones.", metavar="N"),
+        typer.Option(min=1, help="Maximum positions per long answer, counted from its start.", metavar="N"),
     ] = 1,
     points: Annotated[
-        int, typer.Option(min=3, help="Points on the path between the models; odd.", metavar="N")
+        int,
+        typer.Option(min=3, help="Integration points between the two models (an odd number).", metavar="N"),
     ] = 3,
     draws: Annotated[int, typer.Option(min=1, help="Random orders to compare with.", metavar="N")] = 3,
     keep: Annotated[
@@ -59,14 +65,14 @@ def locate(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Of two models: the folder of their run; an existing one is resumed (default anomia-locate).",
+            help="With two models: the run folder; an existing one is resumed (default anomia-locate).",
             metavar="RUN",
         ),
     ] = None,
 ) -> None:
-    """Locate the damage: which weights, put back, bring a compressed model's answers back?
+    """Locate the damage: which weights, if restored, recover a compressed model's answers?
 
-    Measures first, if two models are given. A stopped call continues where it was.
+    Given two models, measures them first. Run the command again to resume.
 
     Example: anomia locate anomia-run --arm wanda:0.5
     """

@@ -29,7 +29,7 @@ def plan(
     machine: Annotated[
         list[str] | None,
         typer.Option(
-            help="cpu, A6000 or H100, with changes as in A6000:dollars=0.5,memory=96e9; repeatable.",
+            help="cpu, A6000 or H100, with changes as in H100:dollars=2; repeatable.",
             metavar="NAME[:COLUMN=VALUE,…]",
         ),
     ] = None,
@@ -86,7 +86,7 @@ def plan(
         typer.Option(help="Detect a dissociation rate above this.", metavar="RATE", rich_help_panel=_ITEMS),
     ] = 0.05,
     gap_from: Annotated[
-        float, typer.Option(help="Detect a gap other than this.", metavar="GAP", rich_help_panel=_ITEMS)
+        float, typer.Option(help="The gap to test against.", metavar="GAP", rich_help_panel=_ITEMS)
     ] = 0.0,
     target_power: Annotated[
         float,

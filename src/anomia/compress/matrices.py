@@ -17,7 +17,7 @@ from anomia.compress.shared import check_alone, shared_names
 from anomia.compress.stacks import Fold, fold, is_layer, is_unread, orientation, stacked, stacks
 from anomia.errors import RefusedError
 
-# A matrix with few weights has at most so many, and at most this share of those of the largest layer in its block.
+# A matrix with few weights has at most this many, and at most this share of those of the largest layer in its block.
 _FEW, _FEW_SHARE = 64, 1 / 16
 
 

@@ -52,7 +52,7 @@ KEPT = Flag(
         "Matrices to keep as they are: comma-separated names, or a file of names such as that of "
         "anomia locate --keep."
     ),
-    metavar="FILE",
+    metavar="NAMES|FILE",
     type=str,
     read=read_kept,
     commands=("run", "compress", "prune"),

@@ -30,7 +30,7 @@ def find_positions(
 
     Args:
         pairs: base's rows with those of an arm (`anomia.measure.frame.pair`).
-        per_answer: at most so many demoted positions per answer.
+        per_answer: maximum number of demoted positions per answer.
         seed: of the choice of kept positions.
     """
     names = ("ids", "ranks", "ranks_arm", "top_tokens")

@@ -95,7 +95,7 @@ def evidence_of(
             f"{100 * apart['answers_distance']:.0f} points on average"
         )
     if kept < 10:
-        notes.append(f"only {counted(kept, f'kept {words.one}')} stand beside the demoted ones")
+        notes.append(f"only {counted(kept, f'kept {words.one}')} to compare with the demoted ones")
     return notes
 
 
@@ -115,8 +115,8 @@ def sentence_of(
 
     place: the first units of the leading order. leader: attribution, or the change of outputs.
     beaten: whether attribution needs clearly fewer weights than the change of outputs; None if that isn't known.
-    chance: how much more of the weights a random order needs than the leader. items: what decides, with its number.
-    differing: the share of the whole model's weights that differ.
+    chance: how much more of the weights a random order needs than the leader.
+    items: the deciding items and their count. differing: the share of the whole model's weights that differ.
     """
     if differing <= GOAL:
         return _narrow(halves[leader], place, units, differing, leader=leader)
@@ -155,8 +155,8 @@ def _narrow(
 ) -> str:
     """The result where the models differ in few weights, so that these are the place, whatever an order finds."""
     where = described([unit.name for unit in units], units)
-    few = percent(differing) if differing >= 0.01 else "less than 1 %"
-    text = f"The models differ in {few} of their weights only: {where}."
+    few = f"only {percent(differing)}" if differing >= 0.01 else "less than 1 %"
+    text = f"The models differ in {few} of their weights: {where}."
     share = share_of(place, units)
     if share >= 1 or half.value > HALF:
         return text

@@ -25,7 +25,7 @@ from anomia.records import read_rows, write_rows
 from anomia.running.progress import Progress
 
 CHUNK = 8
-"""Items that are attributed together; a stopped attribution repeats at most so many."""
+"""Items attributed together: the most that a stopped attribution repeats."""
 SHARES_SCHEMA: Mapping[str, Any] = {
     "item": pl.Int32,
     "unit": pl.String,

@@ -44,7 +44,7 @@ def net_dissociation(answers: Answers, passages: ArrayLike | None = None) -> Qua
 
 
 def expected_dissociation(answers: Answers, passages: ArrayLike | None = None) -> Quantity:
-    """The rate that the two marginal drops alone would give: lost in open × kept in choice."""
+    """The rate if open and choice changed independently: share lost in open × share kept in choice."""
     before = states(answers.base_open, answers.base_choice)
     kept_open, kept_choice = right_or_wrong(answers.arm_open), right_or_wrong(answers.arm_choice)
     return expected_share(kept_open, kept_choice, before == STATES.index("both"), passages)

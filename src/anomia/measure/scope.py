@@ -116,7 +116,7 @@ def _refusal(rows: pl.DataFrame, name: str) -> str | None:
         return "were not asked of enough items"
     accuracy, floor = _mean(part[way.column].cast(pl.Float64)), _mean(part[way.floor])
     if not above_floor(accuracy, floor):
-        return f"leave base less than 10 points above guessing ({percent(accuracy)})"
+        return f"leave base at {percent(accuracy)}, less than 10 points above guessing ({percent(floor)})"
     if way.scoring == "pmi":
         return None
     controls = {"without the question": f"{way.kind}_no_question_correct"}

@@ -14,7 +14,7 @@ from anomia.measure.scope import LABELS, Scope, Word
 from anomia.measure.verdict import Decision, Evidence
 from anomia.words import percent
 
-_OPEN_FELL = "Open answers were lost; these items don't settle whether the knowledge is lost, too."
+_OPEN_FELL = "Open answers were lost; these items don't settle whether the knowledge is also lost."
 _ALIKE = "Both formats lost about the same share of their answers."
 _TOO_FEW = "Base gets too few of these questions right in both formats for a comparison."
 _OTHER_GRADES = "Nothing that was recorded of the model changed, but its answers were graded differently."

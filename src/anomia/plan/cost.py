@@ -229,7 +229,7 @@ def _per_item(
 
 
 def _scaled(work: Work, share: float) -> Work:
-    """The work of so many items like this one, without their count."""
+    """The work of this many items like this one, without their count."""
     return Work(0, share * work.tokens, share * work.reads, share * work.steps)
 
 

@@ -43,7 +43,7 @@ def _free(value: Callable[[Replied, Sequence[int], str], Any]) -> Callable[[Repl
 
 
 def _along(value: Callable[[Followed], Any]) -> Callable[[Replied], Any]:
-    """A value computed from what the model says along base's answer."""
+    """A value computed from the model's teacher-forced outputs on base's answer."""
     return lambda replied: None if replied.reply.forced is None else value(replied.reply.forced)
 
 

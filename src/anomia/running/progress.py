@@ -61,7 +61,7 @@ class Progress(Protocol):
         """A step of the stage is done; `items` are added to the count of the whole run."""
 
     def tokens(self, count: int) -> None:
-        """So many tokens were generated; a long answer takes hundreds of decode steps before its item is done."""
+        """Count generated tokens; a long answer takes hundreds of decode steps."""
 
     def finish(self, shard: FinishedShard) -> None:
         """A shard is on disk."""

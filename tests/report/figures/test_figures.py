@@ -151,7 +151,7 @@ def test_small_counts_are_said_and_not_drawn(tmp_path: Path) -> None:
     assert all(row["after_low"] is None for row in few_ranked)
 
 
-def test_the_same_colour_for_the_same_thing(drawn: dict[str, Drawn]) -> None:
+def test_the_same_color_for_the_same_thing(drawn: dict[str, Drawn]) -> None:
     known: dict[str, str] = {}
     for figure in drawn.values():
         for key, scale in walk(figure.chart.to_dict()):
@@ -171,7 +171,7 @@ def test_the_same_colour_for_the_same_thing(drawn: dict[str, Drawn]) -> None:
     assert literal <= set(COLORS.values())
 
 
-def test_colours_stand_off_both_grounds_and_from_each_other() -> None:
+def test_colors_stand_off_both_grounds_and_from_each_other() -> None:
     for ink in (LIGHT, DARK):
         for color in COLORS.values():
             assert contrast(color, ink["ground"]) >= 3

@@ -37,7 +37,7 @@ class Grid(NamedTuple):
         return int(2 ** (self.bits - 1))
 
     def width(self, columns: int) -> int:
-        """Return the group size in a matrix with so many columns."""
+        """Return the group size for a matrix with this many columns."""
         return columns if self.group is None else self.group
 
 

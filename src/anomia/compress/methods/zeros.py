@@ -20,12 +20,12 @@ COLUMNS = 128
 MORE = "more zeros than asked for"
 NOTHING = "nothing was pruned: the sparsity is less than one weight of those that are compared"
 TIES = (
-    "more than a tenth of the pruned weights have the same score as a kept one: there the order chose, not "
-    "the method"
+    "more than a tenth of the pruned weights have the same score as a kept one: there their position decided, "
+    "not the method"
 )
 DEAD_TIES = (
-    "more than a tenth of the pruned weights were chosen by order: they have the score zero, as kept ones "
-    "do, since their inputs or gradients were zero or too small for all calibration tokens; use more or "
+    "more than a tenth of the pruned weights were chosen by position, since their score ties at zero with "
+    "kept ones: their inputs or gradients were zero or too small for all calibration tokens; use more or "
     "other text"
 )
 _MANY_TIES = 0.1

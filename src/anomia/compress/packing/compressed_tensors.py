@@ -69,7 +69,10 @@ def _settings(step: Quantize, layers: Layers) -> dict[str, Any]:
 
 
 def _merged(grid: Grid) -> str:
-    """transformers 5.23 reads codes, scales and shapes of matrices that it merges, but not their zero points."""
+    """Why merged matrices can't be stored; empty without zero points.
+
+    transformers 5.23 reads the codes, scales and shapes of matrices that it merges, but not their zero points.
+    """
     return "" if grid.symmetric else "and drops their zero points; symmetric=yes has none"
 
 

@@ -104,7 +104,7 @@ def draw_flow(found: Sequence[Case]) -> Drawn | None:
         caption=(
             f"{compared(found)}. Every item by what base answers (left) and what the arm answers (right): both in "
             "open and in choice, choice only, open only, or neither. The width of a band is the number of items. "
-            "What leaves base's band “both”, in full colour, are the fates. Counts of items; the table of fates has "
+            "What leaves base's band “both”, in full color, are the fates. Counts of items; the table of fates has "
             "the shares, with intervals."
         ),
         alt=_alt(found, rows),

@@ -1,4 +1,4 @@
-"""The look of all figures: colours by meaning, and the light and dark themes."""
+"""The look of all figures: colors by meaning, and the light and dark themes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 from anomia.probes import ORACLES
 
-# Okabe and Ito (2008), safe for colour-blind readers, with a darker sky blue and brown instead of orange, so that each
+# Okabe and Ito (2008), safe for color-blind readers, with a darker sky blue and brown instead of orange, so that each
 # has a contrast of 3:1 or more on white and on the dark background (WCAG 2.2, 1.4.11); magenta from Tol (2021).
 BLUE, VERMILLION, GREEN, PURPLE, BROWN, SKY, GREY, MAGENTA = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#A57C52", "#3C93CC", "#6B6B6B", "#AA4499",
 )  # fmt: skip
 
-# The same colour for the same thing in every figure: what a model says is vermillion, what it picks is blue.
+# The same color for the same thing in every figure: what a model says is vermillion, what it picks is blue.
 COLORS = {
     "open": VERMILLION,
     "cued": PURPLE,
@@ -36,7 +36,7 @@ MARK = 75
 
 
 def theme(dark: bool = False) -> dict[str, Any]:
-    """A Vega-Lite config: text, axes and neutral marks; marks with their own colour keep it in both themes.
+    """A Vega-Lite config: text, axes and neutral marks; marks with their own color keep it in both themes.
 
     The background is transparent, so figures take the page's.
     """

@@ -60,7 +60,7 @@ def page(
 
 
 def outcome_colors() -> str:
-    """The colour of each outcome of a verdict, as CSS rules."""
+    """The color of each outcome of a verdict, as CSS rules."""
     return "".join(
         f".outcome.{name} {{ color: var(--{meaning.color}); }}\n" for name, meaning in OUTCOMES.items()
     )
