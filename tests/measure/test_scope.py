@@ -65,6 +65,11 @@ def test_else_they_are_only_picked(more: dict[str, Any], why: str) -> None:
     assert why in found.why
 
 
+def test_options_that_base_can_only_guess_say_where_base_and_guessing_are() -> None:
+    found = scope_of(base_rows(100, choice_correct=first(100, 0.3)))
+    assert "leave base at 30 %, less than 10 points above guessing (25 %)" in found.why
+
+
 def test_options_from_the_same_passage_need_a_control_of_their_own() -> None:
     asked = {"choice_correct": first(100, 0.9), "choice_no_question_correct": first(100, 0.9),
              "choice_passage_correct": first(100, 0.9)}  # fmt: skip
