@@ -24,6 +24,7 @@ from anomia.compress.in_files import REPORT, SMALL
 from anomia.compress.kept import keep_dense
 from anomia.compress.merged import base_of, examine_merged, files_of
 from anomia.compress.methods.grid import Quantized
+from anomia.compress.methods.llm_int8 import add_settings
 from anomia.compress.model_card import write_card
 from anomia.compress.options import FolderOptions
 from anomia.compress.outputs import check_folder, check_outputs
@@ -362,6 +363,7 @@ def _with_note(report: CompressionReport, note: str) -> CompressionReport:
 def _save_whole(model: Any, tokenizer: Any, out: Path) -> None:
     try:
         check_finite(model.state_dict())
+        add_settings(model)
         with quiet_transformers():
             model.save_pretrained(out)
             tokenizer.save_pretrained(out)

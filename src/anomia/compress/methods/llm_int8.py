@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 
 from anomia.compress.blocks import DecoderBlocks
@@ -17,6 +18,7 @@ from anomia.compress.shared import shares_matrices
 from anomia.errors import RefusedError
 
 OUTLIER_THRESHOLD = 6.0
+_LAYER = "Linear8bitLt"
 
 
 @torch.no_grad()
@@ -59,7 +61,19 @@ def replace_linears(
                 layer = layer.to(matrix.weight.device).requires_grad_(False)
             except (RuntimeError, NotImplementedError, AttributeError) as error:
                 raise RefusedError(without_cuda("llm.int8", matrix.weight, error)) from None
-            block.set_submodule(matrix.name, layer)
+            # On a CPU, bitsandbytes rounds no activations in a layer that is in training mode, as new ones are.
+            block.set_submodule(matrix.name, layer.train(dense.training))
         if progress is not None:
             progress(index + 1, len(decoder.modules))
     return reports
+
+
+def add_settings(model: Any) -> None:
+    """Name the 8-bit layers in a model's configuration, if it has some, so that transformers loads what is saved."""
+    linear = {name: type(part).__name__ for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+    if _LAYER in linear.values():
+        model.config.quantization_config = transformers.BitsAndBytesConfig(
+            load_in_8bit=True,
+            llm_int8_threshold=OUTLIER_THRESHOLD,
+            llm_int8_skip_modules=[name for name, kind in linear.items() if kind != _LAYER],
+        )
