@@ -57,7 +57,7 @@ perplexity of the first 3,000 tokens of WikiText-2's test text.
   is gone. It can be compared across all methods.
 - **Open, choice**: accuracy on 40 TyDiQA items each in English, Russian and Swahili. **Gap**: normalized drop of open
   minus that of choice, with its 95 % interval. Last, of the items that base gets right in both formats, how many are now
-  choice only, and lost. The rows are of two runs: base has 35 such items in one and 36 in the other.
+  choice only, and lost. The rows are of several runs: base has 35 such items in some and 36 in the others.
 - **MB**: sparse and rounded models are stored dense, so only steps that pack or drop weights make the files smaller.
 - **Processor seconds, peak GB**: of the whole `anomia compress` command on one thread. In base's row, the memory of
   Python with the libraries loaded and no model. 1.3 GB is the floor of the command: libraries, tokenizer, mapped files.
@@ -65,9 +65,9 @@ perplexity of the first 3,000 tokens of WikiText-2's test text.
   include loading its libraries and saving, as ours do. [Benchmarks](../benchmarks.md#pruning) has the other methods next
   to their authors' code.
 
-Perplexity, errors and peak of `wandapp`, `dsnot`, `alps`, `awq:4` and `awq:3` were measured with float32 products of the
-bfloat16 values, their seconds and answers in an earlier run. With bfloat16 products perplexity was 44.0 for `wandapp`,
-26.8 for `alps`, 18.0 for `awq:4` and 58.4 for `awq:3`. llm-compressor's OWL ends with an error.
+In the rows with a peer, and of `wandapp`, `dsnot` and `alps`, answers are those of models made on another processor than
+the rest of the row. Perplexity there was within 4 % of the one here.
+llm-compressor's OWL ends with an error.
 M-Wanda gives every block the same sparsity here, since the calibration text has a single language. SliceGPT refuses
 Gemma 3: the weights of the norms after attention and MLP can't be folded. `dropexperts` and `mergeexperts` need a
 mixture of experts. At 3 bits and less, perplexity differs by several percent between calibration texts, and even with
