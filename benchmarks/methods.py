@@ -65,9 +65,10 @@ perplexity of the first 3,000 tokens of WikiText-2's test text.
   include loading its libraries and saving, as ours do. [Benchmarks](../benchmarks.md#pruning) has the other methods next
   to their authors' code.
 
-In the rows with a peer, and of `wandapp`, `dsnot` and `alps`, answers are those of models made on another processor than
-the rest of the row. Perplexity there was within 4 % of the one here.
-llm-compressor's OWL ends with an error.
+In the rows with a peer, answers are those of models made on another processor than the rest of the row; perplexity there
+was within 4 % of the one here. Perplexity, errors and peak of `wandapp`, `dsnot` and `alps` were measured with float32
+products of the bfloat16 values, their seconds and answers in an earlier run; with bfloat16 products perplexity was 44.0
+for `wandapp` and 26.8 for `alps`. llm-compressor's OWL ends with an error.
 M-Wanda gives every block the same sparsity here, since the calibration text has a single language. SliceGPT refuses
 Gemma 3: the weights of the norms after attention and MLP can't be folded. `dropexperts` and `mergeexperts` need a
 mixture of experts. At 3 bits and less, perplexity differs by several percent between calibration texts, and even with
