@@ -70,7 +70,9 @@ def replace_linears(
 
 def add_settings(model: Any) -> None:
     """Name the 8-bit layers in a model's configuration, if it has some, so that transformers loads what is saved."""
-    linear = {name: type(part).__name__ for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+    linear = {
+        name: type(part).__name__ for name, part in model.named_modules() if isinstance(part, nn.Linear)
+    }
     if _LAYER in linear.values():
         model.config.quantization_config = transformers.BitsAndBytesConfig(
             load_in_8bit=True,
