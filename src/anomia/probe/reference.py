@@ -333,12 +333,19 @@ def _generate(model: Any, inputs: torch.Tensor, **options: Any) -> Any:
     try:
         return model.generate(inputs, **options)
     except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError) as error:
+        if lacks_rows(error):
+            raise
         raise _CannotGenerateError(
             f"{type(model).__name__} can't generate a text: transformers' own code for it ends with "
             f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         ) from error
     finally:
         model.generation_config = own
+
+
+def lacks_rows(error: Exception) -> bool:
+    """Whether it is what torch says of a token id beyond an embedding table, such as Gemma 4's tables of each layer."""
+    return isinstance(error, IndexError) and "index out of range in self" in str(error)
 
 
 class _CannotGenerateError(ModelError):

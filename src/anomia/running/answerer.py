@@ -13,6 +13,7 @@ from anomia.probe.ask import Decoding, OnSplit, OnTokens, Reply
 from anomia.probe.continuation import answer_at_length, joined
 from anomia.probe.decode import Decoded, decode_reply
 from anomia.probe.encode import EncodedItem
+from anomia.probe.reference import lacks_rows
 from anomia.probe.select import ChosenEngine
 from anomia.running.alike import Asked
 
@@ -136,8 +137,7 @@ class LocalModel:
                 reply = joined(short, None if item.long is None else next(at_length))
                 yield reply, decode_reply(item, reply, self.tokenizer)
         except IndexError as error:
-            # What torch says of a token id beyond an embedding table, such as Gemma 4's tables of each layer.
-            if "index out of range in self" not in str(error):
+            if not lacks_rows(error):
                 raise
             raise ModelError(
                 f"model: {self.name!r} has an embedding table with fewer rows than its tokenizer has tokens; use the "
