@@ -158,6 +158,10 @@ class RunFolder:
         """The log of the run, one JSON object per line; only on disks."""
         return self.path / "log.jsonl"
 
+    def answers_file(self, key: str) -> Path:
+        """Base's answers to prompts that aren't measured, for calibration."""
+        return self.path / "calibration" / f"answers-{key}.jsonl"
+
     @property
     def lock_file(self) -> Path:
         """Exists while a process works in the folder, and contains its id; only on disks."""

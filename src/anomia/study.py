@@ -20,7 +20,16 @@ from pydantic import (
 
 from anomia import renamed
 from anomia.compress.kept import read_kept
-from anomia.compress.options import BUDGET, FOLDER, KEPT, SAMPLES, SOURCE, TOKENS, WINDOW_TOKENS
+from anomia.compress.options import (
+    ANSWER_WEIGHT,
+    BUDGET,
+    FOLDER,
+    KEPT,
+    SAMPLES,
+    SOURCE,
+    TOKENS,
+    WINDOW_TOKENS,
+)
 from anomia.compress.sources import check_source
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import needs_calibration
@@ -82,7 +91,7 @@ class Study(BaseModel):
             help=f"The questions; repeatable. {named()}. Default: {{default}}.",
             metavar="DATA",
             several=True,
-            commands=("run", "compare", "locate"),
+            commands=("run", "compare", "locate", "answers"),
         ),
     ] = "demo"
     data_folder: Annotated[
@@ -91,7 +100,7 @@ class Study(BaseModel):
             section="questions",
             help=f"A folder with {local_folders()} (SQuAD JSON), searched before the hub.",
             type=Path,
-            commands=("run", "plan", "locate"),
+            commands=("run", "plan", "locate", "answers"),
         ),
     ] = None
     languages: Annotated[
@@ -101,7 +110,7 @@ class Study(BaseModel):
             section="questions",
             help="Comma-separated names or codes; default: all.",
             metavar="A,B",
-            commands=("run", "compare", "locate"),
+            commands=("run", "compare", "locate", "answers"),
             help_on={
                 "compare": "Comma-separated names or codes; default: all; for the shipped questions, four of nine."
             },
@@ -113,7 +122,7 @@ class Study(BaseModel):
             section="questions",
             help="Items per language (default {default}).",
             metavar="N",
-            commands=("run", "compare", "plan", "locate"),
+            commands=("run", "compare", "plan", "locate", "answers"),
         ),
     ] = 200
     seed: Annotated[
@@ -121,7 +130,7 @@ class Study(BaseModel):
         Flag(
             section="draw",
             help="Seed for the subset, the options and the samples (default {default}).",
-            commands=("run", "compare", "locate"),
+            commands=("run", "compare", "locate", "answers"),
         ),
     ] = 42
     probes: Annotated[
@@ -142,7 +151,7 @@ class Study(BaseModel):
             section="machine",
             help="Type of the weights: auto, float32, bfloat16 or float16.",
             metavar="DTYPE",
-            commands=("run", "compare", "locate"),
+            commands=("run", "compare", "locate", "answers"),
         ),
     ] = "auto"
     device: Annotated[
@@ -151,7 +160,7 @@ class Study(BaseModel):
             section="machine",
             help="Where models run: auto, cpu, cuda, cuda:1, mps, or map (layers spread over all GPUs).",
             metavar="DEVICE",
-            commands=("run", "compare", "locate"),
+            commands=("run", "compare", "locate", "answers"),
         ),
     ] = "auto"
     batch_size: Annotated[
@@ -163,7 +172,7 @@ class Study(BaseModel):
             metavar="auto|N",
             type=str,
             read=whole,
-            commands=("run", "compare", "locate"),
+            commands=("run", "compare", "locate", "answers"),
         ),
     ] = "auto"
     engine: Annotated[
@@ -179,7 +188,7 @@ class Study(BaseModel):
         Flag(
             section="code",
             help="Run code from the models' repositories.",
-            commands=("run", "compare", "diff"),
+            commands=("run", "compare", "diff", "answers"),
         ),
     ] = False
     run_code: Annotated[
@@ -193,12 +202,17 @@ class Study(BaseModel):
     revision: Annotated[
         str | None,
         Flag(
-            section="code", help="Revision of base on the hub.", metavar="REVISION", commands=("run", "diff")
+            section="code",
+            help="Revision of base on the hub.",
+            metavar="REVISION",
+            commands=("run", "diff", "answers"),
         ),
     ] = None
     chat: Annotated[
         bool,
-        Flag(section="chat", help="Use the tokenizer's chat template.", commands=("run", "compare")),
+        Flag(
+            section="chat", help="Use the tokenizer's chat template.", commands=("run", "compare", "answers")
+        ),
     ] = False
 
     system: Annotated[
@@ -207,7 +221,7 @@ class Study(BaseModel):
             section="chat",
             help="A system message before every prompt, with --chat.",
             metavar="TEXT",
-            commands=("run", "compare"),
+            commands=("run", "compare", "answers"),
         ),
     ] = None
     system_file: Annotated[
@@ -216,7 +230,7 @@ class Study(BaseModel):
             section="chat",
             help="Read the system message from a file.",
             metavar="FILE",
-            commands=("run", "compare"),
+            commands=("run", "compare", "answers"),
         ),
     ] = None
     chat_template: Annotated[
@@ -226,7 +240,7 @@ class Study(BaseModel):
             section="chat",
             help="A Jinja file to use in place of base's own chat template, with --chat.",
             metavar="FILE",
-            commands=("run", "compare"),
+            commands=("run", "compare", "answers"),
         ),
     ] = None
 
@@ -236,6 +250,7 @@ class Study(BaseModel):
     calibration_tokens: Annotated[int, Field(ge=1), TOKENS] = WINDOW_TOKENS
     calibration_folder: Annotated[str | None, FOLDER] = None
     calibration_budget: Annotated[Annotated[int, Field(ge=1)] | None, BUDGET] = None
+    calibration_answer_weight: Annotated[float, Field(gt=0), ANSWER_WEIGHT] = 1.0
 
     prompts: Annotated[
         dict[str, str] | None,
@@ -259,7 +274,7 @@ class Study(BaseModel):
             section="asking",
             help="Maximum length of a long answer in tokens, with the probe continuation (default {default}).",
             metavar="N",
-            commands=("run", "locate"),
+            commands=("run", "locate", "answers"),
         ),
     ] = 512
     stop_at_loops: Annotated[

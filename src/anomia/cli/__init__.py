@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from anomia.cli import (
+    answers,
     cache,
     compare,
     compress,
@@ -31,6 +32,7 @@ from anomia.errors import AnomiaError
 from anomia.renamed import RenamedWarning
 
 __all__ = [
+    "answers",
     "cache",
     "compare",
     "compress",

@@ -34,6 +34,7 @@ ORDER = (
     "gate",
     "compress",
     "prune",
+    "answers",
     "plan",
     "import",
     "export",

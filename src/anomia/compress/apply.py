@@ -73,6 +73,7 @@ def prepare_windows(
         tokens=wanted.tokens,
         budget=wanted.budget,
         positions=positions,
+        answer_weight=wanted.answer_weight,
     )
 
 

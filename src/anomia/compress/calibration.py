@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 
+from anomia.compress.answers import AnswerTokens
 from anomia.compress.options import WINDOW_TOKENS, TextOptions
 from anomia.compress.overlap import build_sieve
 from anomia.compress.sources import open_source, take
 from anomia.errors import DataError
+from anomia.models.fingerprint import fingerprint_token_ids
 from anomia.words import counted
 
 # Shares of a text's tokens above which there is a warning: unknown ones, and the most frequent one.
@@ -25,7 +27,8 @@ _ODD_MOST = 0.5
 class CalibrationText:
     """The chosen calibration passages.
 
-    source: canonical name of the source. languages: one per passage, `""` if unknown.
+    source: canonical name of the source. languages: one per passage, `""` if unknown. answers: the tokens of passages
+    that are a prompt with its answer, one or None per passage; empty if none is.
     asked: number of requested passages, `None` for all. removed: passages excluded because they overlap evaluation
     passages. text_hash: SHA-256 over the passages in order.
     """
@@ -37,6 +40,7 @@ class CalibrationText:
     asked: int | None = None
     removed: int = 0
     warnings: tuple[str, ...] = ()
+    answers: tuple[AnswerTokens | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +67,30 @@ class CalibrationRecord:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Token windows of different lengths, up to `record.longest_window` tokens. languages: one per window."""
+    """Token windows of different lengths, up to `record.longest_window` tokens. languages: one per window.
+
+    answer_starts: where the answer starts in each window; None in a window without one. answer_weight: the weight of
+    positions that predict an answer's tokens; others have 1.
+    """
 
     token_ids: tuple[tuple[int, ...], ...] = field(repr=False)
     languages: tuple[str, ...] = field(repr=False)
     record: CalibrationRecord
+    answer_starts: tuple[int | None, ...] = field(default=(), repr=False)
+    answer_weight: float = 1.0
 
 
 class Batch(NamedTuple):
     """A batch of windows. Right padding needs no mask, since tokens of a causal model don't see later tokens.
 
     input_ids: [B, S] int64. real: [B·S] bool, False on padding; `None` if there is no padding.
-    languages: one per window.
+    languages: one per window. weights: of each position in sums over tokens, [B·S] float32; `None` if all are 1.
     """
 
     input_ids: torch.Tensor
     real: torch.Tensor | None
     languages: tuple[str, ...]
+    weights: torch.Tensor | None = None
 
 
 def read_calibration(text: TextOptions) -> CalibrationText:
@@ -124,6 +135,7 @@ def read_calibration(text: TextOptions) -> CalibrationText:
         asked=asked,
         removed=removed,
         warnings=tuple(warnings),
+        answers=tuple(passage.tokens for passage in passages) if any(p.tokens for p in passages) else (),
     )
 
 
@@ -134,35 +146,50 @@ def make_windows(
     tokens: int = WINDOW_TOKENS,
     budget: int | None = None,
     positions: int | None = None,
+    answer_weight: float = 1.0,
 ) -> Windows:
     """Encode every passage separately (with the tokenizer's special tokens) and cut it at `tokens` tokens.
+
+    A prompt with its answer keeps its own token ids; it is dropped, with a warning, if it is longer than `tokens`.
 
     budget: total tokens of all windows; the passage that reaches it is cut there. Two sources with the same budget can
     be compared. Passages with fewer than two tokens are dropped, with a warning.
     positions: the longest text in tokens that the model takes; passages are cut there, with a warning.
+    answer_weight: the weight of positions that predict the tokens of an answer.
+    Raises `DataError` if no window is left, or an answer was made with another tokenizer.
     """
     longest = tokens if positions is None else min(tokens, positions)
     windows: list[tuple[int, ...]] = []
     languages: list[str] = []
     warnings = list(text.warnings)
     left = budget
-    tiny = cut = unknown = 0
+    starts: list[int | None] = []
+    tiny = cut = unknown = long = 0
+    answers = text.answers or (None,) * len(text.texts)
+    _check_tokenizer(text.source, answers, tokenizer)
     nothing = tuple(tokenizer("", truncation=True, max_length=longest)["input_ids"])
-    for passage, language in zip(text.texts, text.languages, strict=True):
+    for passage, language, answer in zip(text.texts, text.languages, answers, strict=True):
         limit = longest if left is None else min(longest, left)
         if limit < 2:
             break
-        ids = tuple(tokenizer(passage, truncation=True, max_length=limit)["input_ids"])
+        if answer is None:
+            ids = tuple(tokenizer(passage, truncation=True, max_length=limit)["input_ids"])
+        elif len(answer.ids) > longest:
+            long += 1
+            continue
+        else:
+            ids = answer.ids[:limit]
         if not ids or ids == nothing:
             unknown += 1
             continue
         if len(ids) < 2:
             tiny += 1
             continue
-        if len(ids) == longest < tokens and (left is None or left > longest):
+        if answer is None and len(ids) == longest < tokens and (left is None or left > longest):
             cut += len(tokenizer(passage, truncation=True, max_length=longest + 1)["input_ids"]) > longest
         windows.append(ids)
         languages.append(language)
+        starts.append(None if answer is None or answer.start >= len(ids) else answer.start)
         left = None if left is None else left - len(ids)
     if not windows and unknown and not tiny:
         raise DataError(
@@ -170,8 +197,18 @@ def make_windows(
             f"{counted(unknown, 'passage')}; give text that it knows, or the model the tokenizer that it "
             "was trained with"
         )
+    if not windows and long:
+        raise DataError(
+            f"calibration={text.source}: all {counted(long, 'prompt')} with their answers are longer than "
+            f"{counted(longest, 'token')}; take longer windows (--calibration-tokens)"
+        )
     if not windows:
         raise DataError(f"calibration={text.source}: no passage has two tokens; give longer text")
+    if long:
+        warnings.append(
+            f"calibration={text.source}: dropped {counted(long, 'prompt')} with their answers, longer than "
+            f"{counted(longest, 'token')}"
+        )
     if unknown:
         warnings.append(
             f"calibration={text.source}: dropped {counted(unknown, 'passage')} for which the tokenizer has no token"
@@ -208,7 +245,23 @@ def make_windows(
         token_hash=_hash(" ".join(map(str, ids)).encode() for ids in windows),
         warnings=tuple(warnings),
     )
-    return Windows(tuple(windows), tuple(languages), record)
+    return Windows(
+        tuple(windows),
+        tuple(languages),
+        record,
+        tuple(starts) if any(start is not None for start in starts) else (),
+        answer_weight,
+    )
+
+
+def _check_tokenizer(source: str, answers: Sequence[AnswerTokens | None], tokenizer: Any) -> None:
+    """Refuse token ids of another tokenizer: they would be other words, without anything looking wrong."""
+    made = {answer.tokenizer for answer in answers if answer is not None}
+    if made and made != {fingerprint_token_ids(tokenizer)}:
+        raise DataError(
+            f"calibration={source}: its answers were made with another tokenizer than this model's; make them with "
+            "this model's base (anomia answers)"
+        )
 
 
 def _odd_tokens(source: str, windows: list[tuple[int, ...]], unknown: int | None) -> list[str]:
@@ -255,19 +308,39 @@ def make_batches(
             group.append(index)
         else:
             groups.append([index])
+    starts: Sequence[int | None] = windows.answer_starts or (None,) * len(windows.token_ids)
+    weighted = windows.answer_weight != 1 and bool(windows.answer_starts)
     return [
-        _batch([windows.token_ids[i] for i in group], tuple(windows.languages[i] for i in group))
+        _batch(
+            [windows.token_ids[i] for i in group],
+            tuple(windows.languages[i] for i in group),
+            [starts[i] for i in group],
+            windows.answer_weight if weighted else None,
+        )
         for group in groups
     ]
 
 
-def _batch(rows: list[tuple[int, ...]], languages: tuple[str, ...]) -> Batch:
+def _batch(
+    rows: list[tuple[int, ...]],
+    languages: tuple[str, ...],
+    starts: Sequence[int | None],
+    weight: float | None,
+) -> Batch:
+    """Pad windows to a batch, [B, S]. weight: of the positions that predict an answer's tokens; None for no weights."""
     width = len(rows[0])
     # Pad with the row's last token, since many tokenizers have no padding token.
     ids = torch.tensor([row + row[-1:] * (width - len(row)) for row in rows])  # [B, S]
     lengths = torch.tensor([len(row) for row in rows])
     real = (torch.arange(width) < lengths[:, None]).reshape(-1)  # [B·S]
-    return Batch(ids, None if bool(real.all()) else real, languages)
+    weights = None
+    if weight is not None:
+        weights = torch.ones(ids.shape)
+        for row, start in zip(weights, starts, strict=True):
+            if start is not None:
+                row[start - 1 :] = weight
+        weights = weights.reshape(-1)
+    return Batch(ids, None if bool(real.all()) else real, languages, weights)
 
 
 def _counts(languages: Iterable[str]) -> str:

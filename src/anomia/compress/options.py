@@ -25,11 +25,15 @@ _Flag = partial(Flag, section="compression", commands=("compress", "prune"))
 _Text = partial(Flag, section="calibration", commands=("run", "compress", "prune"))
 
 _SOURCES = "Calibration text: c4, demo, wikipedia:LANGUAGE, balanced,{} or file:PATH (default {{default}})."
+_OF_STUDIES = (
+    " own (each language's own text), answers (what base itself answers to other questions of the study; answers:DATA "
+    "for those of other data),"
+)
 
 # A study has the same flags.
 SOURCE = _Text(
     name="--calibration",
-    help=_SOURCES.format(" own (each language's own text),"),
+    help=_SOURCES.format(_OF_STUDIES),
     help_on=dict.fromkeys(("compress", "prune"), _SOURCES.format("")),
     metavar="SOURCE",
 )
@@ -44,6 +48,13 @@ FOLDER = _Text(
 )
 BUDGET = _Text(
     name="--calibration-budget", help="Total number of tokens, to compare sources fairly.", least=1
+)
+ANSWER_WEIGHT = _Text(
+    name="--calibration-answer-weight",
+    help="Weight of the tokens of answers in sums over tokens, where the text is a model's answers (default "
+    "{default}).",
+    metavar="W",
+    type=float,
 )
 KEPT = Flag(
     name="--dense",
@@ -65,7 +76,8 @@ class TextOptions:
 
     source: one of `sources.SOURCES`. samples: passages per stream (default 128; 64 per language for `balanced` and
     `own`). tokens: of the longest window. budget: total tokens of all windows. languages: for `balanced` and `demo`.
-    language: for `own`. data_dir: a folder that is searched before the hub.
+    language: for `own`. answers: the file with base's answers, for `answers`. answer_weight: of positions that predict
+    the tokens of an answer. data_dir: a folder that is searched before the hub.
     evaluation_passages: text that the calibration passages must not share.
     """
 
@@ -74,8 +86,10 @@ class TextOptions:
     tokens: Annotated[int, TOKENS] = WINDOW_TOKENS
     data_dir: Annotated[Path | None, FOLDER] = None
     budget: Annotated[int | None, BUDGET] = None
+    answer_weight: Annotated[float, ANSWER_WEIGHT] = 1.0
     languages: Annotated[Sequence[str], _Flag(help="Languages for balanced calibration.", metavar="A,B")] = ()
     language: str | None = None
+    answers: Path | None = None
     evaluation_passages: Sequence[str] = field(default=(), repr=False)
 
     def under(self, step: Calibration) -> TextOptions:

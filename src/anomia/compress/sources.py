@@ -9,23 +9,25 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from anomia.compress.answers import AnswerTokens, is_answer, read_answer
 from anomia.compress.options import TextOptions
 from anomia.errors import DataError, StudyError, nearest
 from anomia.items.entry import field_names
 from anomia.items.languages import language_code, language_name
 from anomia.text_files import as_text, json_rows, read_bytes, read_text
 
-SOURCES = ("c4", "demo", "balanced", "own", "wikipedia:LANGUAGE", "file:PATH")
+SOURCES = ("c4", "demo", "balanced", "own", "answers", "wikipedia:LANGUAGE", "file:PATH")
 PASSAGES = 128
 PASSAGES_A_LANGUAGE = 64
 WIKIPEDIA_SNAPSHOT = "20231101"
 
 
 class Passage(NamedTuple):
-    """A passage and its language (`""` if the source doesn't give one)."""
+    """A passage and its language (`""` if the source doesn't give one). tokens: those of a prompt with its answer."""
 
     text: str
     language: str
+    tokens: AnswerTokens | None = None
 
 
 class Source(NamedTuple):
@@ -40,7 +42,8 @@ def check_source(source: str) -> str:
     kind, _, argument = source.partition(":")
     if kind == "file" and argument and not Path(argument).is_file():
         raise StudyError(f"calibration={source}: {argument} does not exist")
-    if source not in ("c4", "demo", "balanced", "own") and not (kind in ("file", "wikipedia") and argument):
+    bare = source in ("c4", "demo", "balanced", "own", "answers")
+    if not bare and not (kind in ("file", "wikipedia", "answers") and argument):
         raise StudyError(f"unknown calibration source {source!r}; {nearest(source, SOURCES)}")
     return source
 
@@ -57,6 +60,13 @@ def open_source(text: TextOptions) -> Source:
         return Source((_read_file(Path(argument)),), samples or PASSAGES)
     if kind == "wikipedia" and argument:
         return Source((_wikipedia(language_name(argument), data_dir),), samples or PASSAGES)
+    if kind == "answers":
+        if text.answers is None:
+            raise StudyError(
+                f"calibration={source} takes what base answers to other questions of a study (anomia run); for a "
+                "model alone, write its answers with anomia answers and give file:PATH"
+            )
+        return Source((_read_file(text.answers),), None)
     if source == "c4":
         return Source((_c4(data_dir),), samples or PASSAGES)
     if source == "demo":
@@ -108,7 +118,10 @@ def take(source: Source, keep: Callable[[str], bool]) -> Taken:
 
 
 def read_json_lines(content: bytes, name: str, language: str) -> Iterator[Passage]:
-    """Yield the field `text` of JSON lines, null as an empty text. Raises `DataError` with the line number."""
+    """Yield the field `text` of JSON lines, null as an empty text, with the tokens of answers.
+
+    Raises `DataError` with the line number.
+    """
     for place, _, entry in json_rows(content, name, about="calibration text"):
         if not isinstance(entry, dict) or "text" not in entry:
             has = f"; it has {field_names(entry)}" if isinstance(entry, dict) else ""
@@ -116,7 +129,11 @@ def read_json_lines(content: bytes, name: str, language: str) -> Iterator[Passag
         text = "" if entry["text"] is None else as_text(entry["text"])
         if text is None:
             raise DataError(f'calibration text: {place}: "text" is not a text; put it into quotes')
-        yield Passage(text, language)
+        if is_answer(entry):
+            named = entry.get("language")
+            yield Passage(text, named if isinstance(named, str) else language, read_answer(entry, place))
+        else:
+            yield Passage(text, language)
 
 
 def _read_file(path: Path, language: str = "") -> Iterator[Passage]:

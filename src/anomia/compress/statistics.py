@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -68,13 +69,20 @@ class InputStatistic:
         """The L2 norm ‖X‖₂ of each input over all tokens, [in] float32."""
         return self.sum_squares.sqrt()
 
-    def add(self, inputs: torch.Tensor, needs: StatisticNeeds, language: str) -> None:
-        """Add the tokens `inputs`, [T, in]."""
-        for rows in torch.split(inputs, _ROWS):
-            self._add(rows.float(), needs, language)
+    def add(
+        self, inputs: torch.Tensor, needs: StatisticNeeds, language: str, weights: torch.Tensor | None = None
+    ) -> None:
+        """Add the tokens `inputs`, [T, in]. weights: of each token in all sums, [T] float32; None if all are 1."""
+        parts = repeat(None) if weights is None else torch.split(weights, _ROWS)
+        for rows, mine in zip(torch.split(inputs, _ROWS), parts, strict=False):
+            self._add(rows.float(), needs, language, mine)
 
-    def _add(self, values: torch.Tensor, needs: StatisticNeeds, language: str) -> None:
-        """Add the tokens `values`, [T, in] float32."""
+    def _add(
+        self, plain: torch.Tensor, needs: StatisticNeeds, language: str, weights: torch.Tensor | None
+    ) -> None:
+        """Add the tokens `plain`, [T, in] float32."""
+        # Products of two such values have the token's weight.
+        values = plain if weights is None else plain * weights.sqrt()[:, None]
         if needs.hessian:
             if self.hessian is None:
                 self.hessian = values.new_zeros(values.shape[1], values.shape[1])
@@ -86,8 +94,9 @@ class InputStatistic:
             self.faint = excited if self.faint is None else self.faint | excited
         if needs.sums:
             before = torch.zeros_like(self.sum_squares)
-            self.sum = (before if self.sum is None else self.sum) + values.sum(dim=0)
-            self.sum_abs = (before if self.sum_abs is None else self.sum_abs) + values.abs().sum(dim=0)
+            once = plain if weights is None else plain * weights[:, None]
+            self.sum = (before if self.sum is None else self.sum) + once.sum(dim=0)
+            self.sum_abs = (before if self.sum_abs is None else self.sum_abs) + once.abs().sum(dim=0)
         if needs.languages:
             mine = self.languages.get(language)
             if mine is None:
@@ -231,7 +240,10 @@ class _Gathering:
             if name not in self.statistics:
                 zeros = torch.zeros(rows.shape[1], dtype=torch.float32, device=rows.device)
                 self.statistics[name] = InputStatistic(zeros)
-            self.statistics[name].add(rows, self._needs, self._batch.languages[0])
+            weights = _real_weights(
+                len(inputs.reshape(-1, inputs.shape[-1])), self._batch, f"{self.where}.{name}"
+            )
+            self.statistics[name].add(rows, self._needs, self._batch.languages[0], weights)
         named.add(name)
 
     def check_shared(self) -> None:
@@ -276,6 +288,18 @@ def _real_rows(inputs: torch.Tensor, batch: Batch, where: str) -> torch.Tensor:
     if len(rows) != len(batch.real):
         raise RefusedError(f"{where}: {len(rows)} rows for {len(batch.real)} tokens of a padded batch")
     return rows[batch.real.to(rows.device)]
+
+
+def _real_weights(rows: int, batch: Batch, where: str) -> torch.Tensor | None:
+    """Return the weights of the tokens that aren't padding, [T] float32; None if all are 1. rows: of the input."""
+    if batch.weights is None:
+        return None
+    if rows != len(batch.weights):
+        raise RefusedError(
+            f"{where} gets {rows} of {len(batch.weights)} tokens, as the experts of a mixture do, and answers can't be "
+            "weighted there; leave out --answer-weight"
+        )
+    return batch.weights if batch.real is None else batch.weights[batch.real]
 
 
 def _add_gram(total: torch.Tensor, values: torch.Tensor) -> None:

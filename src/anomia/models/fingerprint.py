@@ -62,15 +62,25 @@ def fingerprint_tokenizer(tokenizer: Any) -> str:
 
 def fingerprint_of(found: Tokenization, tokenizer: Any) -> str:
     """The fingerprint of a tokenizer that has already been described."""
-    description = {
-        "parts": dict(found.parts),
-        # The backend's hash covers the vocabulary.
-        "vocabulary": None if "backend" in found.parts else sorted(found.vocabulary.items()),
-        "special": dict(found.special),
-        "chat_template": getattr(tokenizer, "chat_template", None),
-        # A random tokenizer has no fixed ids.
-        "ids": None if found.random else [dict(found.ids), dict(found.bare), dict(found.texts)],
-    }
+    return _digest(
+        {
+            "parts": dict(found.parts),
+            # The backend's hash covers the vocabulary.
+            "vocabulary": None if "backend" in found.parts else sorted(found.vocabulary.items()),
+            "special": dict(found.special),
+            "chat_template": getattr(tokenizer, "chat_template", None),
+            # A random tokenizer has no fixed ids.
+            "ids": None if found.random else [dict(found.ids), dict(found.bare), dict(found.texts)],
+        }
+    )
+
+
+def fingerprint_token_ids(tokenizer: Any) -> str:
+    """A hash of what token ids mean: the vocabulary alone, whatever chat template or special tokens are added."""
+    return _digest(sorted(tokenizer.get_vocab().items()))
+
+
+def _digest(description: object) -> str:
     text = json.dumps(description, sort_keys=True, default=str)
     return _VERSION + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 

@@ -65,7 +65,7 @@ def begin(cell: PlannedCell, base: LocalModel, progress: Progress, reuse: Sequen
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "engine": base.engine.name,
         "architecture": architecture(loaded.model),
-        "batch_size": _batch_size(study, item_sets, base, reuse),
+        "batch_size": batch_size_of(study, item_sets, base, reuse),
         "eos_token_ids": list(loaded.eos_token_ids),
         "positions": loaded.positions,
         "today": datetime.date.today().isoformat(),
@@ -88,7 +88,9 @@ def begin(cell: PlannedCell, base: LocalModel, progress: Progress, reuse: Sequen
     return opened
 
 
-def _batch_size(study: Study, item_sets: Sequence[ItemSet], base: LocalModel, reuse: Sequence[Path]) -> int:
+def batch_size_of(
+    study: Study, item_sets: Sequence[ItemSet], base: LocalModel, reuse: Sequence[Path] = ()
+) -> int:
     """Items per batch: from the study, from the run to reuse, or what fits into memory for the longest items."""
     if study.batch_size != "auto":
         return study.batch_size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ def compress_arm(
     languages: Sequence[str],
     passages: Sequence[str],
     progress: Progress,
+    answers: Mapping[str, Path],
 ) -> dict[str, Any]:
     """Applies the steps in place and returns their reports as plain values.
 
@@ -36,6 +37,7 @@ def compress_arm(
         languages: the languages this model will answer in; a single one if calibration is `own`.
         passages: evaluation passages, which calibration text must not contain.
         progress: updated block by block.
+        answers: the files with base's answers, by calibration source.
     """
     keep_dense(loaded.model, study.dense)
     check_steps(loaded.model, steps)
@@ -45,7 +47,13 @@ def compress_arm(
         windows = prepare_windows(
             step,
             loaded.tokenizer,
-            replace(text, language=languages[0] if uses_own_text([step], study) else None),
+            replace(
+                text,
+                language=languages[0] if uses_own_text([step], study) else None,
+                answers=answers.get(step.calibration.source or study.calibration)
+                if needs_calibration(step)
+                else None,
+            ),
             positions=text_limit(loaded.model),
         )
         stage = stage_counter(progress, f"compressing: {step}")
@@ -56,20 +64,26 @@ def compress_arm(
     return {"steps": reports}
 
 
+def sources_of(steps: Iterable[Step], study: Study) -> list[str]:
+    """The calibration sources of the steps that need one, sorted."""
+    return sorted({step.calibration.source or study.calibration for step in steps if needs_calibration(step)})
+
+
+def is_of_answers(source: str) -> bool:
+    """Whether a calibration source is what base answers to other questions."""
+    return source.partition(":")[0] == "answers"
+
+
 def check_text(study: Study, arms: Sequence[Arm], languages: Sequence[str]) -> None:
     """Reads one passage of every calibration source that arms will need, before spending hours on base.
 
     Raises:
         AnomiaError: a source is not available.
     """
-    sources = {
-        step.calibration.source or study.calibration
-        for arm in arms
-        for step in arm.steps
-        if needs_calibration(step)
-    }
     text = _text(study, languages=languages)
-    for source in sorted(sources):
+    for source in sources_of((step for arm in arms for step in arm.steps), study):
+        if is_of_answers(source):
+            continue
         for language in languages if source == "own" else languages[:1]:
             read_calibration(replace(text, source=source, samples=1, language=language))
 
@@ -97,6 +111,7 @@ def _text(study: Study, *, languages: Sequence[str], evaluation_passages: Sequen
         samples=study.calibration_samples,
         tokens=study.calibration_tokens,
         budget=study.calibration_budget,
+        answer_weight=study.calibration_answer_weight,
         data_dir=None if folder is None else Path(folder),
         languages=languages,
         evaluation_passages=evaluation_passages,

@@ -20,6 +20,7 @@ from anomia.notes import write_notes
 from anomia.run_folder import RunFolder, locked
 from anomia.running.alike import check_base
 from anomia.running.answerer import Answerer, LocalModel
+from anomia.running.answers import check_answers
 from anomia.running.begin import begin
 from anomia.running.cells import OpenCell, PlannedCell, Turn, by_model, open_cell, turns_of
 from anomia.running.compress import check_kept, check_text
@@ -98,6 +99,8 @@ def run_matrix(
             pending = [arm for arm in group[0].arms if any(cell.pending(arm.name) for cell in group)]
             languages = dict.fromkeys(items.language for cell in group for items in cell.item_sets)
             check_text(group[0].study, pending, list(languages))
+            questions = [item.question for cell in group for items in cell.item_sets for item in items.items]
+            check_answers(group[0].study, pending, [asked.context or asked.question for asked in questions])
             check_kept(group[0].study, pending)
         check_sources(cells)
         _look_at_arms(cells, progress)

@@ -14,6 +14,7 @@ from anomia.compress.steps import Checkpoint, Null, Quantize, Served, Step
 from anomia.endpoint.ready import check_same, known_by, notes_of, reach
 from anomia.endpoint.tokens import count_tokens, served_differences
 from anomia.errors import CompressionError, RunError
+from anomia.items import Question
 from anomia.items.sets import only_probes
 from anomia.models import LoadedModel, load_model, load_tokenizer
 from anomia.models.fingerprint import architecture
@@ -24,8 +25,9 @@ from anomia.probe.select import ChosenEngine, choose_engine
 from anomia.run_folder import RunFolder, runs_of
 from anomia.running.alike import Asked, ask_like_base, changed_model, check_base, today_of, what_is
 from anomia.running.answerer import Answerer, LocalModel, RemoteModel
+from anomia.running.answers import answers_in
 from anomia.running.cells import OpenCell, PlannedCell, Turn
-from anomia.running.compress import compress_arm
+from anomia.running.compress import compress_arm, is_of_answers, sources_of
 from anomia.running.differences import served_prompts, settle_served
 from anomia.running.folder import Shard
 from anomia.running.progress import Progress
@@ -77,8 +79,9 @@ def make_arm(turn: Turn, progress: Progress) -> Answerer:
     if null is not None:
         _check_differs(turn, null)
         rest = (Quantize(null.method),) if null.method else ()
+    base = None if checkpoint is not None else loaded
     report = {
-        **(_compressed(turn, rest, loaded, progress) if rest else {"steps": []}),
+        **(_compressed(turn, rest, loaded, progress, base) if rest else {"steps": []}),
         **({} if null is None else {"null": str(null)}),
         "size_bytes": stored_bytes(loaded.model, rest if null else steps, source=loaded.name),
         "vocabulary": vocabulary_of(loaded.model),
@@ -90,15 +93,57 @@ def make_arm(turn: Turn, progress: Progress) -> Answerer:
     return LocalModel(loaded, _engine(turn.cells, loaded), null.batch if null else None, asked)
 
 
-def _compressed(turn: Turn, steps: Sequence[Step], loaded: LoadedModel, progress: Progress) -> dict[str, Any]:
-    """Applies steps in place; returns their reports, and per data set how many passages calibration text excludes."""
-    passages: dict[str, list[str]] = {}
+def make_alone(study: Study, progress: Progress) -> LocalModel:
+    """Loads the base of a study outside of a run.
+
+    Raises:
+        ModelError: it can't be loaded.
+    """
+    loaded = load(study, study.base, progress, None)
+    if study.dtype == "auto":
+        loaded = _settle_precision(study, loaded, progress)
+    return LocalModel(loaded, choose_engine(loaded.model, study.engine))
+
+
+def _compressed(
+    turn: Turn, steps: Sequence[Step], loaded: LoadedModel, progress: Progress, base: LoadedModel | None
+) -> dict[str, Any]:
+    """Applies steps in place; returns their reports, and per data set how many passages calibration text excludes.
+
+    base: the uncompressed model before it is changed; None if it isn't in memory.
+    """
+    questions: dict[str, list[Question]] = {}
     for cell in turn.cells:
-        texts = passages.setdefault(cell.study.data, [])
-        texts += [item.question.context for items in turn.sets(cell) for item in items.items]
-    everything = [text for texts in passages.values() for text in texts]
-    report = compress_arm(loaded, steps, turn.cells[0].study, turn.languages, everything, progress)
-    return {**report, "free_of": {data: len(set(texts)) for data, texts in passages.items()}}
+        of_data = questions.setdefault(cell.study.data, [])
+        of_data += [item.question for items in turn.sets(cell) for item in items.items]
+    every = [question for of_data in questions.values() for question in of_data]
+    study = turn.cells[0].study
+    answers = _answers(
+        turn, steps, base, [question.context or question.question for question in every], progress
+    )
+    report = compress_arm(
+        loaded, steps, study, turn.languages, [question.context for question in every], progress, answers
+    )
+    return {
+        **report,
+        "free_of": {data: len({question.context for question in found}) for data, found in questions.items()},
+    }
+
+
+def _answers(
+    turn: Turn, steps: Sequence[Step], base: LoadedModel | None, passages: Sequence[str], progress: Progress
+) -> dict[str, Path]:
+    """The files with base's answers that steps are calibrated on, by source."""
+    cell = turn.cells[0]
+    wanted = [source for source in sources_of(steps, cell.study) if is_of_answers(source)]
+    if not wanted:
+        return {}
+    loaded = base or load(cell.study, cell.study.base, progress, _dtype(turn.cells, ()))
+    model = LocalModel(loaded, _engine(turn.cells, loaded))
+    return {
+        source: answers_in(cell.run.folder, cell.study, source, model, passages, progress)
+        for source in wanted
+    }
 
 
 def _dtype(cells: Sequence[PlannedCell], reuse: Sequence[Path]) -> str | None:

@@ -1,0 +1,65 @@
+"""`anomia answers`: a model's own answers as calibration text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anomia.cli.app import app, out_console, progress_display
+from anomia.cli.compress_options import ModelArgument
+from anomia.cli.options import FlagSections, GivenFlags, with_study_options
+
+
+@app.command()
+@with_study_options
+def answers(
+    *,
+    model: ModelArgument,
+    out: Annotated[
+        Path,
+        typer.Argument(help="The file to write (.jsonl); an interrupted call is continued.", metavar="FILE"),
+    ],
+    not_in: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Leave out prompts that share text with the questions of this run; repeatable.",
+            metavar="RUN",
+        ),
+    ] = None,
+    what: Annotated[GivenFlags, FlagSections("questions", "draw", "asking")],
+    where: Annotated[GivenFlags, FlagSections("machine", "chat", "code")],
+) -> None:
+    """Write a model's own greedy answers as calibration text, for the methods that take --calibration file:FILE.
+
+    Prompts are asked as a study would ask them. Compression that is calibrated on what the model says when it is asked
+    keeps more of its answers than with general text.
+
+    Example: anomia answers Qwen/Qwen3-0.6B answers.jsonl --data tydiqa --limit 64 --not-in anomia-run
+    """
+    from anomia.files import place
+    from anomia.running.answers import passages_of, study_of_answers, write_answers
+    from anomia.running.model import make_alone
+    from anomia.words import counted
+
+    study = study_of_answers({"base": model, **what, **where})
+    avoid = [text for run in not_in or () for text in passages_of(place(run))]
+    with progress_display() as progress:
+        found = write_answers(study, out, make_alone(study, progress), progress=progress, avoid=avoid)
+    left_out = [
+        f"{counted(count, 'prompt')} {why}"
+        for count, why in (
+            (found.removed, "left out for text that the runs share"),
+            (found.empty, "answered with nothing"),
+            (found.not_finite, "with logits that are NaN or infinite"),
+        )
+        if count
+    ]
+    out_console.print(
+        f"{out}: {counted(len(found.rows), 'answer')}, {counted(found.tokens, 'token')} with the prompts"
+        + (f" ({', '.join(left_out)})" if left_out else "")
+        + f"\nuse it with --calibration file:{out} --calibration-samples {len(found.rows)}",
+        highlight=False,
+        soft_wrap=True,
+    )
