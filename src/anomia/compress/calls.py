@@ -188,7 +188,7 @@ def _replaced_forwards(
                 block.__dict__["forward"] = forward
 
 
-def run_block(block: nn.Module, hidden: torch.Tensor, call: Call) -> torch.Tensor:
+def run_block(block: Callable[..., Any], hidden: torch.Tensor, call: Call) -> torch.Tensor:
     """Run one block on hidden states [B, S, H], called as the model calls it; returns [B, S, H].
 
     Raises `CompressionError` if the weights have several floating-point types that can't be multiplied.
@@ -201,7 +201,7 @@ def run_block(block: nn.Module, hidden: torch.Tensor, call: Call) -> torch.Tenso
     try:
         out = block(hidden, *call.args, **call.kwargs)
     except RuntimeError as error:
-        types = _types(block, [hidden])
+        types = _types(block, [hidden]) if isinstance(block, nn.Module) else []
         if not types or isinstance(error, torch.OutOfMemoryError):
             raise
         raise _mixed_types(types) from error

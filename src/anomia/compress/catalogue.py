@@ -177,6 +177,13 @@ CATALOGUE: Mapping[str, Entry] = {
             passes=6,
         ),
         Entry(
+            "repair",
+            MethodKind.UPDATE,
+            "after pruning: kept weights whose outputs come close to those of the unpruned model on its own inputs",
+            "methods.repair:UPDATER",
+            passes=20,
+        ),
+        Entry(
             "dsnot",
             MethodKind.UPDATE,
             "after pruning: swaps of pruned and kept weights that lower the error (Zhang et al. 2024, DSnoT)",

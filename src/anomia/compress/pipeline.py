@@ -100,7 +100,8 @@ def go_through(
             finished.left = None if left is None else (at.batches[0].input_ids, left)
         return [report._replace(name=f"{at.where}.{report.name}") for report in reports]
 
-    for reports in visit(blocks, batches, change, dense=False, first=len(finished.reports)):
+    beside = isinstance(step, Prune) and any(updater_of(update.method).beside for update in step.updates)
+    for reports in visit(blocks, batches, change, dense=False, first=len(finished.reports), beside=beside):
         finished.reports.append(reports)
         finished.save(finished)
         if progress is not None:
@@ -118,7 +119,9 @@ def _work_at(
     hidden: Callable[[int], torch.Tensor] = at.states.read
     if at.calls and at.calls[0].whole is not None:
         hidden = _no_states(at.where, step)
-    return BlockWork(at.block, at.where, _observe(at, needs), step, target, at.batches, hidden, at.calls)
+    return BlockWork(
+        at.block, at.where, _observe(at, needs), step, target, at.batches, hidden, at.calls, beside=at.beside
+    )
 
 
 def _observe(at: AtBlock, needs: StatisticNeeds) -> list[SharedInput]:
@@ -181,6 +184,9 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
                 )
             notes = "; ".join(note for note in (old.note, report.note) if note)
             before[report.name] = report._replace(dead_columns=old.dead_columns, note=notes)
+        if updater_of(update.method).beside:
+            reports = list(before.values())
+            continue
         errors = {report.name: report.error for report in reports}
         reports = [
             _note_growth(report, errors[report.name], update)

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Batch
@@ -81,6 +82,32 @@ class Pass:
         return self._left
 
 
+class Beside:
+    """The same block as it was before any change, on its own states: those of the model that was never changed.
+
+    Args:
+        states: its inputs, [B, S, H] per batch.
+    """
+
+    def __init__(self, block: nn.Module, states: States, calls: Sequence[Call]) -> None:
+        self.states = states
+        self._block, self._calls = block, calls
+        self._weights = {name: value.detach().clone() for name, value in block.named_parameters()}
+
+    def run(self, batch: int) -> torch.Tensor:
+        """Run the unchanged block on a batch; returns its outputs, [B, S, H]. Hooks of the block see this pass."""
+
+        def unchanged(*args: Any, **kwargs: Any) -> Any:
+            return functional_call(self._block, self._weights, args, kwargs)
+
+        return run_block(unchanged, self.states.read(batch), self._calls[batch])
+
+    def go_on(self) -> None:
+        """Make the outputs the inputs of the next block."""
+        for batch in range(len(self._calls)):
+            self.states.write(batch, self.run(batch))
+
+
 class AtBlock:
     """A block with its weights and inputs.
 
@@ -89,12 +116,14 @@ class AtBlock:
         batches: the tokens; empty if nothing is run.
         states: its inputs, [B, S, H] per batch; None if nothing is run.
         calls: its other arguments, per batch. Those of a model whose blocks can't be run alone run all of it.
+        beside: the unchanged block on its own states, if that was asked for.
     """
 
     def __init__(
         self, index: int, block: nn.Module, where: str, batches: Sequence[Batch], states: States | None,
-        calls: Sequence[Call],
+        calls: Sequence[Call], beside: Beside | None = None,
     ) -> None:  # fmt: skip
+        self.beside = beside
         self.index, self.block, self.where = index, block, where
         self.batches, self.states, self.calls = batches, states, calls
         self._passes = self._run()
@@ -144,6 +173,7 @@ def visit(
     dense: bool = True,
     only: Sequence[int] | None = None,
     first: int = 0,
+    beside: bool = False,
 ) -> Iterator[Found]:
     """Yield the result of `look` for one block after the other; the output of one, [B, S, H], is the input of the next.
 
@@ -153,6 +183,7 @@ def visit(
         dense: discard the states at the end; otherwise they stay for an interrupted call to be resumed from them.
         only: the blocks to visit; the others are skipped. All if not given.
         first: the number of blocks that an earlier call has visited.
+        beside: also run the model that was never changed, on states of its own.
     """
     visited = range(len(blocks.decoder.modules)) if only is None else only
     if first == len(visited):
@@ -161,17 +192,36 @@ def visit(
     calls: list[list[Call]] = [[] for _ in blocks.decoder.modules]
     if batches is not None:
         states, calls = blocks.enter(batches, dense=dense)
+    others = _unchanged_up_to(blocks, batches, visited[:first]) if beside and batches is not None else None
     for place in range(first, len(visited)):
         index = visited[place]
         if states is not None:
             states.at = place
         with blocks.block(index) as block:
-            at = AtBlock(index, block, blocks.decoder.path(index), batches or (), states, calls[index])
+            twin = None
+            if others is not None:
+                others.at = place
+                twin = Beside(block, others, calls[index])
+            at = AtBlock(index, block, blocks.decoder.path(index), batches or (), states, calls[index], twin)
             found = look(at)
             if place + 1 < len(visited):
                 for _ in at.passes():
                     pass
+                if twin is not None:
+                    twin.go_on()
         calls[index] = []
         yield found
     if states is not None and dense:
         states.remove()
+    if others is not None:
+        others.remove()
+
+
+def _unchanged_up_to(blocks: Blocks, batches: Sequence[Batch], visited: Sequence[int]) -> States:
+    """Return the states of the unchanged model after blocks that an earlier call has visited."""
+    states, calls = blocks.enter(batches, dense=True)
+    for place, index in enumerate(visited):
+        states.at = place
+        with blocks.block(index) as block:
+            Beside(block, states, calls[index]).go_on()
+    return states

@@ -16,6 +16,7 @@ from anomia.compress.matrices import WeightMatrix
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import SharedInput, StatisticNeeds
 from anomia.compress.steps import Prune, Quantize, Target, Update
+from anomia.compress.visit import Beside
 
 
 @dataclass(slots=True)
@@ -30,6 +31,7 @@ class BlockWork:
     packed: codes to store in place of a matrix, by its name in the block; filled in by quantizing methods.
     reordered: notes on matrices whose inputs were reordered before the method ran, by name.
     unscored: why matrices have a gradient of zero, by name, if the method reads gradients.
+    beside: the block before any change, on the states of the unchanged model, for updates that want it.
     """
 
     block: nn.Module
@@ -43,6 +45,7 @@ class BlockWork:
     packed: dict[str, Any] = field(default_factory=dict)
     reordered: dict[str, str] = field(default_factory=dict)
     unscored: Mapping[str, str] = field(default_factory=dict)
+    beside: Beside | None = None
 
 
 WholeGradients = Callable[
@@ -80,7 +83,9 @@ class Updater(NamedTuple):
     run: gets the pruned block, its dense weights by name in the block (float32, [out, in] each), and the requested
     update. It changes the block in place, keeps the number of zeros in each matrix, and reports every matrix of its
     groups.
+    beside: whether it reads the unchanged model's states; then it computes errors against those.
     """
 
     needs: StatisticNeeds
     run: Callable[[BlockWork, Mapping[str, torch.Tensor], Update], list[MatrixReport]]
+    beside: bool = False

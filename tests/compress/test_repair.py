@@ -1,0 +1,198 @@
+"""Repair: the kept weights against base's own outputs, recomputed with LAPACK and with plain forward passes."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anomia.compress.apply import compress, prepare_windows
+from anomia.compress.folder import compress_folder
+from anomia.compress.in_files import InFiles
+from anomia.compress.methods.repair import NOT_PAIRED, PairedSums, closest_weights, paired_error
+from anomia.compress.methods.sparsegpt import DAMPING
+from anomia.compress.methods.update import masked_least_squares
+from anomia.compress.options import FolderOptions, TextOptions
+from anomia.compress.spec import parse_arm
+from anomia.errors import CompressionError
+
+from .conftest import FAMILIES, MIXTURES, make_test_windows, tiny_model
+from .test_folder import StopError, save_model, write_text
+from .test_update import correlated_inputs
+
+
+def repaired(model: Any, windows: Any, arm: str = "wanda:0.5+repair") -> Any:
+    (step,) = parse_arm(arm).steps
+    return compress(model, step, windows)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 1000), sparsity=st.sampled_from([0.3, 0.5, 0.75]), noise=st.sampled_from([0.05, 0.5])
+)
+def test_repaired_rows_are_the_exact_least_squares_over_pairs(
+    seed: int, sparsity: float, noise: float
+) -> None:
+    rows, columns = 6, 20
+    generator = torch.Generator().manual_seed(seed)
+    base = correlated_inputs(columns, tokens=300, seed=seed)
+    mine = base + noise * base.std(dim=0) * torch.randn(base.shape, generator=generator)
+    weight = torch.randn(rows, columns, generator=generator)
+    mask = torch.rand(rows, columns, generator=generator) < sparsity
+    hessian, cross = mine.T @ mine, base.T @ mine
+    damping = DAMPING * float(hessian.diagonal().mean())
+    target = closest_weights(weight, hessian, cross, damping)
+    with patch("anomia.compress.methods.update.TOLERANCE", 1e-6):
+        found = masked_least_squares([target], [mask], hessian, iterations=500).weights[0]
+    # Row by row on the kept columns, in float64, with the damping as further tokens.
+    wide = np.vstack([mine.double().numpy(), np.sqrt(damping) * np.eye(columns)])
+    wanted = (
+        np.vstack([base.double().numpy(), np.sqrt(damping) * np.eye(columns)]) @ weight.double().numpy().T
+    )
+    best = np.zeros((rows, columns))
+    for row in range(rows):
+        kept = ~mask[row].numpy()
+        if kept.any():
+            best[row, kept] = np.linalg.lstsq(wide[:, kept], wanted[:, row], rcond=None)[0]
+    loss = [float(((wide @ each.T - wanted) ** 2).sum()) for each in (best, found.double().numpy())]
+    assert loss[1] == pytest.approx(loss[0], rel=1e-3)
+    sums = PairedSums(hessian, cross, [float((base @ weight.T).square().sum())])
+    expected = float((mine @ found.T - base @ weight.T).square().sum() / (base @ weight.T).square().sum())
+    assert paired_error(found, weight, sums, sums.outputs[0]) == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+
+def inputs_of(model: Any, ids: torch.Tensor, name: str) -> torch.Tensor:
+    """What enters a module in a forward pass of the whole model, [T, in]."""
+    found = []
+    handle = model.get_submodule(name).register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    with torch.no_grad():
+        model(input_ids=ids)
+    handle.remove()
+    return found[0].reshape(-1, found[0].shape[-1])
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+def test_reported_errors_are_those_of_whole_passes(family: str) -> None:
+    base = tiny_model(family)
+    model = copy.deepcopy(base)
+    windows = make_test_windows([24] * 12)
+    report = repaired(model, windows)
+    ids = torch.tensor(windows.token_ids)
+    (last,) = [each for each in report.matrices if each is report.matrices[-1]]
+    weight, mine = (each.get_submodule(last.name).weight.detach() for each in (base, model))
+    if family == "gpt2":
+        weight, mine = weight.T, mine.T
+    wanted = inputs_of(base, ids, last.name) @ weight.T
+    got = inputs_of(model, ids, last.name) @ mine.T
+    assert last.error == pytest.approx(float((got - wanted).square().sum() / wanted.square().sum()), rel=1e-3)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_outputs_are_closer_to_base_than_after_the_update_and_zeros_stay(family: str) -> None:
+    base = tiny_model(family)
+    windows = make_test_windows([32] * 24)
+    ids = torch.tensor(windows.token_ids)
+    with torch.no_grad():
+        wanted = base(input_ids=ids, output_hidden_states=True).hidden_states[-2]
+    errors = {}
+    zeros = {}
+    for arm in ("wanda:0.5", "wanda:0.5+update", "wanda:0.5+repair"):
+        model = copy.deepcopy(base)
+        report = repaired(model, windows, arm)
+        zeros[arm] = [each.zeros for each in report.matrices]
+        with torch.no_grad():
+            left = model(input_ids=ids, output_hidden_states=True).hidden_states[-2]
+        errors[arm] = float((left - wanted).square().sum() / wanted.square().sum())
+    assert errors["wanda:0.5+repair"] < errors["wanda:0.5+update"] < errors["wanda:0.5"]
+    assert zeros["wanda:0.5+repair"] == zeros["wanda:0.5"]
+
+
+def test_a_pattern_is_kept() -> None:
+    model = tiny_model("llama")
+    repaired(model, make_test_windows([24] * 12), "sparsegpt:2:4+repair")
+    for layer in model.model.layers:
+        for part in (layer.self_attn.q_proj, layer.mlp.down_proj):
+            assert ((part.weight.view(-1, 4) == 0).sum(dim=1) >= 2).all()
+
+
+@pytest.mark.parametrize("family", sorted(MIXTURES))
+def test_experts_are_left_as_pruned_and_said(family: str) -> None:
+    model, pruned = tiny_model(family), tiny_model(family)
+    windows = make_test_windows([24] * 12)
+    report = repaired(model, windows)
+    repaired(pruned, windows, "wanda:0.5")
+    noted = {each.name for each in report.matrices if each.note == NOT_PAIRED}
+    assert noted
+    assert all("expert" in name for name in noted)
+    assert any(NOT_PAIRED in warning for warning in report.warnings)
+    # The first block's experts read states that the repaired attention changed, but their masks and weights are Wanda's.
+    attention = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(model.state_dict()[attention], pruned.state_dict()[attention])
+
+
+def test_a_folder_is_the_model_in_memory_also_when_it_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model("llama", tmp_path / "in")
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12))
+    steps = parse_arm("wanda:0.5+repair").steps
+    compress_folder(str(tmp_path / "in"), tmp_path / "whole", steps, options)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "in")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "in")
+    compress(model, steps[0], prepare_windows(steps[0], tokenizer, options.text))
+    whole = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "whole").state_dict()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, whole[name]), name
+    real = InFiles.store
+
+    def stop(blocks: Any, index: int, packed: Any) -> None:
+        if index == 2:
+            raise StopError
+        real(blocks, index, packed)
+
+    monkeypatch.setattr(InFiles, "store", stop)
+    with pytest.raises(StopError):
+        compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, options)
+    monkeypatch.setattr(InFiles, "store", real)
+    assert compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, options).resumed_at == 2
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_weighted_answers_are_repaired_better() -> None:
+    """Positions of answers with a weight end closer to base's outputs than without one."""
+    base = tiny_model("llama")
+    windows = make_test_windows([32] * 24)
+    starts = (24,) * 24
+    errors = {}
+    for weight in (1.0, 50.0):
+        model = copy.deepcopy(base)
+        mine = copy.copy(windows)
+        object.__setattr__(mine, "answer_starts", starts)
+        object.__setattr__(mine, "answer_weight", weight)
+        repaired(model, mine, "magnitude:0.5+repair")
+        ids = torch.tensor(windows.token_ids)
+        with torch.no_grad():
+            wanted, left = (
+                each(input_ids=ids, output_hidden_states=True).hidden_states[-2][:, 23:]
+                for each in (base, model)
+            )
+        errors[weight] = float((left - wanted).square().sum() / wanted.square().sum())
+    assert errors[50.0] < errors[1.0]
+
+
+def test_activations_that_are_not_finite_are_refused() -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight.mul_(1e30)
+        model.model.layers[1].mlp.gate_proj.weight.mul_(1e30)
+    with pytest.raises(CompressionError, match=r"infinite|inputs"):
+        repaired(model, make_test_windows([16] * 8), "magnitude:0.5+repair")
