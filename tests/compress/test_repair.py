@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -13,7 +14,9 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from anomia.cli.app import app
 from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.folder import compress_folder
 from anomia.compress.in_files import InFiles
@@ -22,7 +25,7 @@ from anomia.compress.methods.sparsegpt import DAMPING
 from anomia.compress.methods.update import masked_least_squares
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.spec import parse_arm
-from anomia.errors import CompressionError
+from anomia.errors import CompressionError, StudyError
 
 from .conftest import FAMILIES, MIXTURES, make_test_windows, tiny_model
 from .test_folder import StopError, save_model, write_text
@@ -196,3 +199,86 @@ def test_activations_that_are_not_finite_are_refused() -> None:
         model.model.layers[1].mlp.gate_proj.weight.mul_(1e30)
     with pytest.raises(CompressionError, match=r"infinite|inputs"):
         repaired(model, make_test_windows([16] * 8), "magnitude:0.5+repair")
+
+
+def pruned_folder(tmp_path: Path, arm: str = "wanda:0.5") -> FolderOptions:
+    save_model("llama", tmp_path / "in")
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12))
+    compress_folder(str(tmp_path / "in"), tmp_path / "pruned", parse_arm(arm).steps, options)
+    return options
+
+
+def test_a_pruned_folder_is_repaired_as_the_chain_would_be(tmp_path: Path) -> None:
+    options = pruned_folder(tmp_path)
+    compress_folder(str(tmp_path / "in"), tmp_path / "chain", parse_arm("wanda:0.5+repair").steps, options)
+    call = ["repair", str(tmp_path / "in"), str(tmp_path / "pruned"), str(tmp_path / "out")]
+    text = ["--calibration", options.text.source, "--calibration-samples", "12"]
+    done = CliRunner().invoke(app, [*call, *text])
+    assert done.exit_code == 0, done.output
+    chain, found, pruned = (
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict()
+        for name in ("chain", "out", "pruned")
+    )
+    # Wanda's masks of later blocks were made on unrepaired states, so only the first block's are the chain's.
+    assert all(torch.equal(found[name] == 0, pruned[name] == 0) for name in found)
+    first = [name for name in found if "layers.0." in name]
+    assert all(torch.equal(found[name], chain[name]) for name in first)
+    assert any(not torch.equal(found[name], pruned[name]) for name in found)
+
+
+def test_a_model_that_is_not_base_pruned_is_refused(tmp_path: Path) -> None:
+    options = pruned_folder(tmp_path)
+    save_model("llama", tmp_path / "wider", intermediate_size=32)
+    for base, says in (("wider", "other tensors than base"), ("moved", "outside its blocks")):
+        if base == "moved":
+            model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "in")
+            with torch.no_grad():
+                model.model.norm.weight.mul_(2)
+            model.save_pretrained(tmp_path / "moved")
+            transformers.AutoTokenizer.from_pretrained(tmp_path / "in").save_pretrained(tmp_path / "moved")
+        steps = parse_arm(f"taken:{tmp_path / 'pruned'}+repair").steps
+        with pytest.raises(CompressionError, match=says):
+            compress_folder(str(tmp_path / base), tmp_path / "out", steps, options)
+        assert not (tmp_path / "out").exists()
+
+
+def test_another_pruned_model_at_the_same_path_is_not_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = pruned_folder(tmp_path)
+    steps = parse_arm(f"taken:{tmp_path / 'pruned'}+repair").steps
+    real = InFiles.store
+
+    def stop(blocks: Any, index: int, packed: Any) -> None:
+        if index == 1:
+            raise StopError
+        real(blocks, index, packed)
+
+    monkeypatch.setattr(InFiles, "store", stop)
+    with pytest.raises(StopError):
+        compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, options)
+    monkeypatch.setattr(InFiles, "store", real)
+    shutil.rmtree(tmp_path / "pruned")
+    compress_folder(str(tmp_path / "in"), tmp_path / "pruned", parse_arm("magnitude:0.5").steps, options)
+    with pytest.raises(CompressionError, match="another compressed model"):
+        compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, options)
+
+
+@pytest.mark.parametrize(
+    ("arm", "says"),
+    [
+        ("taken:pruned", "add what is done with it"),
+        ("taken+repair", "taken:MODEL"),
+        ("int8+repair", "right before it"),
+        ("taken:pruned,allocation=owl+repair", "allocation"),
+    ],
+)
+def test_arms_that_make_no_sense_say_what_does(arm: str, says: str) -> None:
+    with pytest.raises(StudyError, match=says):
+        parse_arm(arm)
+
+
+def test_the_name_of_an_arm_is_read_back() -> None:
+    text = "taken:a%2Cb,samples=3+repair"
+    assert str(parse_arm(text)) == text
+    assert parse_arm(text).steps[0].model == "a,b"  # type: ignore[union-attr]

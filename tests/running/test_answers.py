@@ -192,7 +192,7 @@ def test_a_run_calibrates_on_answers_to_questions_that_it_does_not_measure(
     (step,) = json.loads(_report(tmp_path / "run", "wanda:0.5"))["steps"]
     assert step["calibration"]["source"] == "answers"
     assert step["calibration"]["tokens"] == sum(len(row["token_ids"]) for row in rows)
-    assert sum("base answered 8 prompts that are not measured" in text for text in said) == 1
+    assert sum("answered 8 prompts for calibration, none of which is measured" in text for text in said) == 1
 
 
 def _report(run: Path, arm: str) -> str:

@@ -34,6 +34,7 @@ ORDER = (
     "gate",
     "compress",
     "prune",
+    "repair",
     "answers",
     "plan",
     "import",

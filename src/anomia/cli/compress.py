@@ -13,6 +13,7 @@ from anomia.cli.compress_options import (
     OutArgument,
     folder_options,
     print_perplexity,
+    with_answers,
     with_folder_options,
 )
 
@@ -48,7 +49,7 @@ def compress(
             model,
             out,
             parse_arm(arm).steps,
-            folder_options(how),
+            with_answers(model, out, folder_options(how), progress),
             progress=stage_counter(progress, f"compressing: {arm}"),
         )
         for step in report.steps:

@@ -15,6 +15,7 @@ from anomia.flags import flagged
 
 if TYPE_CHECKING:
     from anomia.compress.folder import FolderReport
+    from anomia.running.progress import Progress
 
 ModelArgument = Annotated[str, typer.Argument(help="A hub id, a folder or a .gguf file.", metavar="MODEL")]
 OutArgument = Annotated[
@@ -30,6 +31,34 @@ def folder_options(given: GivenFlags) -> FolderOptions:
     of_text = {field.name for field in fields(TextOptions)}
     text = TextOptions(**{name: value for name, value in given.items() if name in of_text})
     return FolderOptions(text=text, **{name: value for name, value in given.items() if name not in of_text})
+
+
+def with_answers(model: str, out: Path, options: FolderOptions, progress: Progress) -> FolderOptions:
+    """Have the model write the answers that it is calibrated on, if the calibration source is answers:DATA."""
+    from dataclasses import replace
+
+    from anomia.compress.sources import PASSAGES_A_LANGUAGE
+    from anomia.running.answers import answers_in, study_of_answers
+    from anomia.running.model import make_alone
+
+    text = options.text
+    kind, _, data = text.source.partition(":")
+    if kind != "answers" or not data:
+        return options
+    asked = {
+        "base": model,
+        "data": data,
+        "limit": text.samples or PASSAGES_A_LANGUAGE,
+        "dtype": options.dtype,
+    }
+    study = study_of_answers(asked | ({"languages": list(text.languages)} if text.languages else {}))
+    base = make_alone(study, progress)
+    file = answers_in(
+        lambda key: out.with_name(f"{out.name}-answers-{key}.jsonl"), study, base, progress=progress
+    )
+    with file.open(encoding="utf-8") as rows:
+        count = sum(1 for _ in rows)
+    return replace(options, text=replace(text, source=f"file:{file}", samples=count))
 
 
 def print_perplexity(report: FolderReport, compressed: str) -> None:

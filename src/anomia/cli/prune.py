@@ -13,6 +13,7 @@ from anomia.cli.compress_options import (
     OutArgument,
     folder_options,
     print_perplexity,
+    with_answers,
     with_folder_options,
 )
 from anomia.compress.catalogue import MethodKind, methods
@@ -74,7 +75,7 @@ def prune(
             model,
             out,
             [step],
-            folder_options(how),
+            with_answers(model, out, folder_options(how), progress),
             progress=stage_counter(progress, f"pruning: {step}"),
         )
         for warning in report.compression.warnings:

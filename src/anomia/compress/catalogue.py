@@ -28,6 +28,8 @@ class MethodKind(StrEnum):
 
     PRUNE = "prune"
     """Sets weights to zero; takes a sparsity or a pattern."""
+    TAKE = "take"
+    """Takes the blocks of an already pruned model; takes its name."""
     UPDATE = "update"
     """Changes the weights that the pruning step before it kept."""
     RESHAPE = "reshape"
@@ -167,6 +169,14 @@ CATALOGUE: Mapping[str, Entry] = {
             "methods.prunerzero:METHOD",
             passes=6,
             reconstruction=True,
+        ),
+        Entry(
+            "taken",
+            MethodKind.TAKE,
+            "the blocks of an already pruned model, to be repaired: taken:MODEL+repair",
+            "methods.taken:METHOD",
+            calibrated=False,
+            passes=1,
         ),
         Entry(
             "update",

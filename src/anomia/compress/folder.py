@@ -25,6 +25,7 @@ from anomia.compress.kept import keep_dense
 from anomia.compress.merged import base_of, examine_merged, files_of
 from anomia.compress.methods.grid import Quantized
 from anomia.compress.methods.llm_int8 import add_settings
+from anomia.compress.methods.taken import check_taken, taken_files
 from anomia.compress.model_card import write_card
 from anomia.compress.options import FolderOptions
 from anomia.compress.outputs import check_folder, check_outputs
@@ -35,7 +36,16 @@ from anomia.compress.pipeline import OnProgress
 from anomia.compress.report import CompressionReport, megabytes
 from anomia.compress.shards import check_finite
 from anomia.compress.size import files_bytes
-from anomia.compress.steps import Checkpoint, Embeddings, Null, Quantize, Served, Step, needs_calibration
+from anomia.compress.steps import (
+    Checkpoint,
+    Embeddings,
+    Null,
+    Quantize,
+    Served,
+    Step,
+    Take,
+    needs_calibration,
+)
 from anomia.compress.streamed import open_streamed
 from anomia.compress.unfinished import (
     UNFINISHED,
@@ -152,6 +162,8 @@ def _check_all(found: Examined, steps: Sequence[Step], options: FolderOptions) -
     keep_dense(empty, options.dense)
     check_steps(empty, steps)
     for step in steps:
+        if isinstance(step, Take):
+            check_taken(found, step.model)
         if needs_calibration(step):
             read_calibration(replace(options.text.under(step.calibration), samples=1))
 
@@ -217,7 +229,7 @@ def _steps_before(
             tokenizer = read_tokenizer(str(between), look_up(str(between)))
             windows = _windows(step, tokenizer, skeleton(found.config), options)
         # Check the model and text of a finished step, too.
-        _check_inputs(out, inputs, windows, model=origin, finished=report is not None)
+        _check_inputs(out, inputs, windows, step=step, model=origin, finished=report is not None)
         if report is not None:
             check_written(between, files_of(_examine_step(between).files), inputs.get("result"), out)
         if report is None:
@@ -318,7 +330,9 @@ def _one_step(
         )  # fmt: skip
     if streamed is not None:
         windows = _windows(step, tokenizer, streamed.model, options)
-        _check_inputs(out, state, windows, model=files_of(found.files), finished=streamed.is_begun())
+        _check_inputs(
+            out, state, windows, step=step, model=files_of(found.files), finished=streamed.is_begun()
+        )
         streamed.save()
         report, resumed = streamed.run(windows, options.batch_tokens, progress)
         return replace(report, warnings=(*found.notes, *report.warnings)), True, resumed
@@ -336,7 +350,7 @@ def _one_step(
         reasons = plan_whole(loaded.model, find_blocks(loaded.model), step, options.save_as)
     windows = _windows(step, loaded.tokenizer, loaded.model, options)
     begun = any(state.get(name) for name in ("matrices", "measured", "written"))
-    _check_inputs(out, state, windows, model=files_of(found.files), finished=begun)
+    _check_inputs(out, state, windows, step=step, model=files_of(found.files), finished=begun)
     report = compress(
         loaded.model,
         step,
@@ -390,7 +404,13 @@ def _fetched(model: str, files: ModelFiles) -> Path | None:
 
 
 def _check_inputs(
-    out: Path, state: dict[str, Any], windows: Windows | None, *, model: Sequence[Path], finished: bool
+    out: Path,
+    state: dict[str, Any],
+    windows: Windows | None,
+    *,
+    step: Step,
+    model: Sequence[Path],
+    finished: bool,
 ) -> None:
     """Refuse to resume work on another model, text or version of anomia; record all three in a fresh state.
 
@@ -399,6 +419,7 @@ def _check_inputs(
     now = {
         "model": content_hash(model),
         "calibration text": None if windows is None else windows.record.token_hash,
+        **({"compressed model": content_hash(taken_files(step.model))} if isinstance(step, Take) else {}),
         "version of anomia": __version__,
         "version of torch": torch.__version__,
         "version of transformers": transformers.__version__,

@@ -21,8 +21,8 @@ BATCH_TOKENS = 1024
 WINDOW_TOKENS = 2048
 """Maximum tokens per calibration window."""
 
-_Flag = partial(Flag, section="compression", commands=("compress", "prune"))
-_Text = partial(Flag, section="calibration", commands=("run", "compress", "prune"))
+_Flag = partial(Flag, section="compression", commands=("compress", "prune", "repair"))
+_Text = partial(Flag, section="calibration", commands=("run", "compress", "prune", "repair"))
 
 _SOURCES = "Calibration text: c4, demo, wikipedia:LANGUAGE, balanced,{} or file:PATH (default {{default}})."
 _OF_STUDIES = (
@@ -30,11 +30,13 @@ _OF_STUDIES = (
     "for those of other data),"
 )
 
+_OF_DATA = " answers:DATA (what the model itself answers to these questions or prompts),"
+
 # A study has the same flags.
 SOURCE = _Text(
     name="--calibration",
     help=_SOURCES.format(_OF_STUDIES),
-    help_on=dict.fromkeys(("compress", "prune"), _SOURCES.format("")),
+    help_on=dict.fromkeys(("compress", "prune", "repair"), _SOURCES.format(_OF_DATA)),
     metavar="SOURCE",
 )
 SAMPLES = _Text(
@@ -66,7 +68,7 @@ KEPT = Flag(
     metavar="NAMES|FILE",
     type=str,
     read=read_kept,
-    commands=("run", "compress", "prune"),
+    commands=("run", "compress", "prune", "repair"),
 )
 
 

@@ -192,7 +192,7 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
             _note_growth(report, errors[report.name], update)
             for report in _with_errors(list(before.values()), work.groups, dense)
         ]
-    if isinstance(step, Prune):
+    if isinstance(step, Prune) and not method.given_zeros:
         assert work.target is not None
         found = {matrix.name: (matrix, group.statistic) for group in groups for matrix in group.matrices}
         for index, report in enumerate(reports):

@@ -39,6 +39,7 @@ from anomia.compress.steps import (
     Reshape,
     Served,
     Step,
+    Take,
     Target,
     Update,
     unescape,
@@ -106,6 +107,12 @@ def _with_updates(parts: list[Step | Update], arm: str) -> tuple[Step, ...]:
                 f"wanda:0.5+{part}"
             )
         steps[-1] = replace(before, updates=(*before.updates, part))
+    for step in steps:
+        if isinstance(step, Take) and not step.updates:
+            raise StudyError(
+                f"arm {arm!r}: {step} only takes what was pruned; add what is done with it, as in {step}+repair, or "
+                f"compare the model itself as checkpoint:{step.model}"
+            )
     return tuple(steps)
 
 
@@ -164,6 +171,15 @@ def _parse_prune(entry: Entry, amount: str, options: list[str], where: str) -> P
             raise StudyError(f"{where}: {option.name} is for patterns such as 2:4, not for a plain sparsity")
     own = _options(entry, given, where)
     return Prune(entry.name, target, _calibration(given, where), allocation, options=own)
+
+
+def _parse_take(entry: Entry, amount: str, options: list[str], where: str) -> Prune:
+    if not amount:
+        raise StudyError(
+            f"{where}: write {entry.name}:MODEL with a hub id or folder (a comma in a path is written %2C)"
+        )
+    given = _read_options(options, _TEXT, where)
+    return Take(entry.name, 0.0, _calibration(given, where), model=unescape(amount))
 
 
 def _parse_update(entry: Entry, amount: str, options: list[str], where: str) -> Update:
@@ -336,6 +352,7 @@ def _one_of(given: Mapping[str, str], key: str, known: tuple[str, ...], where: s
 
 _PARSERS: Mapping[MethodKind, Callable[[Entry, str, list[str], str], Step | Update]] = {
     MethodKind.PRUNE: _parse_prune,
+    MethodKind.TAKE: _parse_take,
     MethodKind.UPDATE: _parse_update,
     MethodKind.RESHAPE: _parse_reshape,
     MethodKind.ROUND: _parse_round,

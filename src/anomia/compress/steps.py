@@ -109,6 +109,17 @@ class Prune(_Method):
 
 
 @dataclass(frozen=True, slots=True)
+class Take(Prune):
+    """The zeros and weights of the blocks of an already pruned model, for the updates that follow. model: its name."""
+
+    model: str = field(kw_only=True)
+
+    def __str__(self) -> str:
+        first = f"{self.method}:{escape(self.model)}{_write(self.calibration.options())}"
+        return "+".join((first, *map(str, self.updates)))
+
+
+@dataclass(frozen=True, slots=True)
 class Reshape(_Method):
     """A step that removes blocks, channels or experts. share: the fraction to remove, between 0 and 1."""
 

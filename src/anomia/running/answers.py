@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,21 +98,26 @@ def check_answers(study: Study, arms: Sequence[Arm], avoid: Collection[str]) -> 
 
 
 def answers_in(
-    folder: RunFolder, study: Study, source: str, base: LocalModel, avoid: Collection[str], progress: Progress
+    place: Callable[[str], Path],
+    asked: Study,
+    base: LocalModel,
+    *,
+    avoid: Collection[str] = (),
+    progress: Progress,
 ) -> Path:
-    """The file of a run with base's answers for a calibration source; written if it isn't there yet.
+    """The file with base's answers to a study's prompts; written if it isn't there yet.
 
-    base: the uncompressed model. avoid: the passages that are measured.
+    place: the file for a key, which depends on everything that the answers depend on. avoid: the passages that are
+    measured.
     """
-    asked = study_for(study, source)
     parts = (asked.model_dump_json(), fingerprint_weights(base.loaded.model), sorted(set(avoid)))
-    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-    out = folder.answers_file(key)
+    out = place(hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16])
     if not out.exists():
         found = write_answers(asked, out, base, progress=progress, avoid=avoid)
         progress.say(
-            f"calibration={source}: base answered {counted(len(found.rows), 'prompt')} that are not measured "
-            f"({counted(found.tokens, 'token')})"
+            f"{asked.base} answered {counted(len(found.rows), 'prompt')} for calibration"
+            + (", none of which is measured" if avoid else "")
+            + f" ({counted(found.tokens, 'token')})"
         )
     return out
 

@@ -25,7 +25,7 @@ from anomia.probe.select import ChosenEngine, choose_engine
 from anomia.run_folder import RunFolder, runs_of
 from anomia.running.alike import Asked, ask_like_base, changed_model, check_base, today_of, what_is
 from anomia.running.answerer import Answerer, LocalModel, RemoteModel
-from anomia.running.answers import answers_in
+from anomia.running.answers import answers_in, study_for
 from anomia.running.cells import OpenCell, PlannedCell, Turn
 from anomia.running.compress import compress_arm, is_of_answers, sources_of
 from anomia.running.differences import served_prompts, settle_served
@@ -141,7 +141,13 @@ def _answers(
     loaded = base or load(cell.study, cell.study.base, progress, _dtype(turn.cells, ()))
     model = LocalModel(loaded, _engine(turn.cells, loaded))
     return {
-        source: answers_in(cell.run.folder, cell.study, source, model, passages, progress)
+        source: answers_in(
+            cell.run.folder.answers_file,
+            study_for(cell.study, source),
+            model,
+            avoid=passages,
+            progress=progress,
+        )
         for source in wanted
     }
 

@@ -66,6 +66,7 @@ class Method(NamedTuple):
     and matrix, [out, in] each, and why one is zero.
     prepare: changes a block without changing its output, before the dense weights are copied.
     runs_block: whether it runs blocks by themselves, which some can't be.
+    given_zeros: whether the zeros come from elsewhere, so that none are asked for.
     """
 
     needs: StatisticNeeds | None
@@ -75,6 +76,7 @@ class Method(NamedTuple):
     whole_gradients: WholeGradients | None = None
     prepare: Callable[[BlockWork], None] | None = None
     runs_block: bool = False
+    given_zeros: bool = False
 
 
 class Updater(NamedTuple):

@@ -125,7 +125,10 @@ def paired_error(weight: torch.Tensor, dense: torch.Tensor, sums: PairedSums, ou
 def _paired_sums(
     work: BlockWork, matrices: Sequence[WeightMatrix], dense: Mapping[str, torch.Tensor]
 ) -> PairedSums | None:
-    """Sum over all batches; None if the tokens of base and the compressed model can't be paired."""
+    """Sum over all batches; None if the tokens of base and the compressed model can't be paired.
+
+    matrices: those of a group, [out, in] each. dense: their values in base, by name.
+    """
     modules = dict(work.block.named_modules())
     module = modules.get(matrices[0].name)
     if module is None or not isinstance(getattr(module, "weight", None), torch.Tensor):
