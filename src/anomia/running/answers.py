@@ -36,7 +36,7 @@ from anomia.words import counted
 OPEN = "open"
 
 
-class Answers(NamedTuple):
+class WrittenAnswers(NamedTuple):
     """What was written. rows: one per prompt, in the order of the file. removed: prompts that share text with others.
 
     empty: prompts that the model answers with nothing. not_finite: those whose logits are NaN or infinite.
@@ -142,7 +142,7 @@ def write_answers(
     *,
     progress: Progress,
     avoid: Collection[str] = (),
-) -> Answers:
+) -> WrittenAnswers:
     """Has base answer a study's prompts greedily, and writes prompts and answers as calibration text (JSON lines).
 
     The rows take turns by language, so that any first part of the file has all of them. An interrupted call is
@@ -198,7 +198,7 @@ def write_answers(
         )
     write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
     part.unlink(missing_ok=True)
-    return Answers(found, removed, len(ordered) - len(found) - broken, broken)
+    return WrittenAnswers(found, removed, len(ordered) - len(found) - broken, broken)
 
 
 def _prompts(study: Study, avoid: Collection[str]) -> tuple[list[ItemSet], int]:
