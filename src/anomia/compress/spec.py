@@ -11,7 +11,7 @@ A `+`, `,` or `%` inside a value (such as a path) is written `%2B`, `%2C`, `%25`
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from urllib.parse import urlsplit
@@ -46,6 +46,7 @@ from anomia.compress.steps import (
 )
 from anomia.errors import StudyError, nearest
 
+REPAIR = "repair"
 _TEXT = ("calibration", "samples", "tokens", "budget")
 
 
@@ -250,6 +251,52 @@ def like_base(arm: str) -> str | None:
     """
     head = "packaged:"
     return f"checkpoint:{arm.removeprefix(head)}" if arm.startswith(head) else None
+
+
+def unrepaired(arm: str, arms: Sequence[str]) -> str | None:
+    """Return which of the arms is this one without its repair, None if none is or the arm repairs nothing.
+
+    The same pruning with other calibration text counts if none has the same.
+
+    >>> unrepaired("wanda:0.5,calibration=answers+repair", ["sparsegpt:0.5", "wanda:0.5"])
+    'wanda:0.5'
+    >>> unrepaired("taken:a+repair", ["checkpoint:a"]), unrepaired("wanda:0.5+update", ["wanda:0.5"])
+    ('checkpoint:a', None)
+    """
+    if not _repairs(arm):
+        return None
+    steps = _steps_of(arm)
+    wanted = [_without_repair(step) for step in steps]
+    others = {name: list(_steps_of(name)) for name in arms if not _repairs(name)}
+    exact = [name for name, found in others.items() if found == wanted]
+    alike = [name for name, found in others.items() if [*map(_anywhere, found)] == [*map(_anywhere, wanted)]]
+    return next(iter([*exact, *alike]), None)
+
+
+def _repairs(arm: str) -> bool:
+    return any(
+        isinstance(step, Prune) and any(u.method == REPAIR for u in step.updates) for step in _steps_of(arm)
+    )
+
+
+def _steps_of(arm: str) -> tuple[Step, ...]:
+    """The steps of an arm; none for the name of an arm of an imported run."""
+    try:
+        return parse_arm(arm).steps
+    except StudyError:
+        return ()
+
+
+def _without_repair(step: Step) -> Step:
+    if not isinstance(step, Prune):
+        return step
+    rest = tuple(update for update in step.updates if update.method != REPAIR)
+    return Checkpoint(step.model) if isinstance(step, Take) and not rest else replace(step, updates=rest)
+
+
+def _anywhere(step: Step) -> Step:
+    """The step with no calibration text of its own."""
+    return replace(step, calibration=Calibration()) if isinstance(step, Prune) else step
 
 
 def is_null(name: str) -> bool:

@@ -25,6 +25,7 @@ from anomia.measure.long_answers import long_words
 from anomia.measure.older import with_scorings
 from anomia.measure.packaging import PackagingRow, packaging
 from anomia.measure.rates import Estimate
+from anomia.measure.repaired import RepairedRow, repaired_rows
 from anomia.measure.schema import SCHEMA_VERSION, ResultsFile, written
 from anomia.measure.scope import Scope, has_formats, scope_of
 from anomia.measure.scores import SCORE, ScoreRow, score_words, scores
@@ -52,6 +53,7 @@ class Results(NamedTuple):
     has any. stopping: with `--until-width`, when and why each arm stopped.
     notes: what a reader should know about an arm: another tokenizer, probes that a server can't answer.
     differences: what differs from base besides the weights, by arm. packaging: how much of a loss that explains.
+    repaired: how much of a loss each repaired arm gives back.
     scores: of tasks with graded answers, the drop of each score against a margin.
     besides: by arm, a sentence on what besides its weights may have cost it answers.
     """
@@ -73,6 +75,7 @@ class Results(NamedTuple):
     excluded: Mapping[str, int | None] = {}
     differences: Mapping[str, Sequence[Difference]] = {}
     packaging: Sequence[PackagingRow] = ()
+    repaired: Sequence[RepairedRow] = ()
     besides: Mapping[str, str] = {}
     scores: Sequence[ScoreRow] = ()
 
@@ -188,6 +191,7 @@ def read_results(
         excluded=excluded,
         differences=differences,
         packaging=packaging(records),
+        repaired=repaired_rows(records),
         besides=besides,
         scores=scored,
     )

@@ -37,6 +37,7 @@ from anomia.measure.judge import ScopeVerdict
 from anomia.measure.measures import Measure
 from anomia.measure.packaging import PackagingRow
 from anomia.measure.rates import Estimate
+from anomia.measure.repaired import RepairedRow
 from anomia.measure.scope import Scope
 from anomia.measure.scores import ScoreRow
 from anomia.measure.significance import PairedTest
@@ -186,6 +187,8 @@ class ResultsFile(_Row):
     differences: dict[str, tuple[Annotated[Difference, Row()], ...]]
     """What differs from base besides the weights, for each arm that is a checkpoint."""
     packaging: tuple[Annotated[PackagingRow, Row()], ...]
+    repaired: tuple[Annotated[RepairedRow, Row()], ...]
+    """How much of a loss each repaired arm gives back: rho = (repaired − compressed)/(base − compressed)."""
     scores: tuple[Annotated[ScoreRow, Row()], ...]
     """Of tasks with graded answers: the paired drop of each score against the margin `score`."""
 

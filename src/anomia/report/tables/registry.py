@@ -30,6 +30,7 @@ from anomia.report.tables.oracle import (
 from anomia.report.tables.packaging import besides_weights, packaging
 from anomia.report.tables.ranks import divergence_file, ranks, ranks_file
 from anomia.report.tables.recognition import SCORINGS_FILE, checks, scorings
+from anomia.report.tables.repaired import repaired
 from anomia.report.tables.runs import (
     between,
     between_file,
@@ -92,6 +93,7 @@ ARMS = (
 RUNS = (
     OfRun("arms", between),
     OfRun("size", frontier),
+    OfRun("repaired", repaired),
     OfRun("differences", packaging),
     OfRun("differences", besides_weights),
     OfRun("hygiene", asked),

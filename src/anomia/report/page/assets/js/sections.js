@@ -1,8 +1,8 @@
 // The report from the top: verdicts, what was compared, and the sections with tables and figures.
 
 const SECTION_TABLES = ["fates", "noise", "ladder", "drops", "checks", "ranks", "oracle", "one-shot", "long", "located", "tests"];
-const SECTION_CLOSING = ["arms", "size", "differences", "hygiene"];
-const CLOSING_SLOTS = { size: "arms", differences: "hygiene" };
+const SECTION_CLOSING = ["arms", "size", "repaired", "differences", "hygiene"];
+const CLOSING_SLOTS = { size: "arms", repaired: "arms", differences: "hygiene" };
 const ARMS_OPEN = 3;
 
 const slot = (name) => document.querySelector(`[data-slot="${name}"]`);

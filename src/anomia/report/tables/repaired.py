@@ -1,0 +1,61 @@
+"""How much of what compression took is given back by a repair."""
+
+from __future__ import annotations
+
+from anomia.measure.frame import POOLED
+from anomia.measure.repaired import HALF
+from anomia.measure.results import Results
+from anomia.probes import short
+from anomia.report.tables.table import ARM, LANGUAGE, Column, Table
+
+
+def repaired(results: Results) -> Table:
+    """By repaired arm, question form and language: the three accuracies, and the share of the loss given back."""
+    rows = results.repaired
+    return Table(
+        "repaired",
+        "How much a repair gives back",
+        (
+            ARM, Column("format", "format", "text"), LANGUAGE, Column("n", "items", "count"),
+            Column("base", "base\n(%)"), Column("compressed", "compressed\n(%)"),
+            Column("repaired", "repaired\n(%)"), Column("change", "change\n(points)"),
+            Column("returned", "given back", "count"), Column("spoiled", "lost anew", "count"),
+            Column("share_repaired", "share of the loss\ngiven back (%)"),
+        ),
+        [
+            (
+                row.arm, short(row.probe), row.scope, row.n, row.base, row.compressed, row.repaired, row.change,
+                row.returned, row.spoiled, row.estimate or None,
+            )
+            for row in rows
+        ],
+        [
+            "share of the loss given back: (repaired − compressed)/(base − compressed) on the same items; not given "
+            "where compression may have taken nothing. given back, lost anew: of what base answers",
+            *_sentences(results),
+        ],
+        keys=3,
+        rules=[place for place, row in enumerate(rows) if row.scope == POOLED],
+    )  # fmt: skip
+
+
+def _sentences(results: Results) -> list[str]:
+    """For each repaired arm, what may be said of free-form answers over all languages."""
+    found = []
+    for row in results.repaired:
+        if row.scope != POOLED or row.probe != "open":
+            continue
+        if row.estimate is None:
+            says = "compression took too little for certain to say what share is given back"
+        elif row.half_is_back:
+            says = f"at least half of the loss is given back: {_percent(row.estimate.low)} or more"
+        elif row.estimate.low > 0:
+            says = f"part of the loss is given back; that it is {HALF:.0%} isn't shown"
+        else:
+            says = "that anything is given back isn't shown"
+        found.append(f"{row.arm}, against {row.compressed_arm}: {says}")
+    return found
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}"
