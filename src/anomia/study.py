@@ -25,12 +25,13 @@ from anomia.compress.options import (
     BUDGET,
     FOLDER,
     KEPT,
+    MIX,
     SAMPLES,
     SOURCE,
     TOKENS,
     WINDOW_TOKENS,
 )
-from anomia.compress.sources import check_source
+from anomia.compress.sources import check_source, read_mix
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import needs_calibration
 from anomia.errors import AnomiaError, StudyError, nearest
@@ -251,6 +252,7 @@ class Study(BaseModel):
     calibration_folder: Annotated[str | None, FOLDER] = None
     calibration_budget: Annotated[Annotated[int, Field(ge=1)] | None, BUDGET] = None
     calibration_answer_weight: Annotated[float, Field(gt=0), ANSWER_WEIGHT] = 1.0
+    calibration_mix: Annotated[str | None, MIX] = None
 
     prompts: Annotated[
         dict[str, str] | None,
@@ -371,6 +373,13 @@ class Study(BaseModel):
     @classmethod
     def _kept(cls, value: Any) -> Any:
         return _worded(read_kept, value) if isinstance(value, str) else value
+
+    @field_validator("calibration_mix")
+    @classmethod
+    def _mix(cls, value: str | None) -> str | None:
+        if value is not None:
+            _worded(read_mix, value)
+        return value
 
     @field_validator("calibration")
     @classmethod

@@ -250,3 +250,43 @@ def test_the_command_leaves_out_what_a_run_measures(study: Study, tmp_path: Path
     windows = prepare_windows(STEP, model.tokenizer, TextOptions(source=f"file:{tmp_path / 'a.jsonl'}"))
     assert windows is not None
     assert windows.record.tokens_by_language.keys() == {"english", "swahili"}
+
+
+def test_general_text_is_mixed_in_by_its_share_of_the_tokens(asked: Study, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    base = make_alone(asked, QUIET)
+    write_answers(asked, path, base, progress=QUIET)
+    plain = tmp_path / "plain.txt"
+    plain.write_text(
+        "\n\n".join(f"The town of Other{n} lies by the river and has {n} bridges." for n in range(60))
+    )
+    text = TextOptions(source=f"file:{path}", mix=f"file:{plain}=0.25", answer_weight=2.0)
+    windows = prepare_windows(STEP, base.tokenizer, text)
+    assert windows is not None
+    answers = [
+        ids for ids, start in zip(windows.token_ids, windows.answer_starts, strict=True) if start is not None
+    ]
+    assert len(answers) == len(rows_of(path))
+    of_answers = sum(map(len, answers))
+    assert windows.record.tokens - of_answers == pytest.approx(of_answers / 3, abs=1)
+    assert "(25%)" in windows.record.source
+    limited = prepare_windows(STEP, base.tokenizer, replace(text, budget=200))
+    assert limited is not None
+    assert limited.record.tokens == pytest.approx(200, abs=2)
+    for mix in ("c4", "c4=1", "c4=x", "nothing=0.5"):
+        with pytest.raises(StudyError):
+            prepare_windows(STEP, base.tokenizer, replace(text, mix=mix))
+
+
+def test_a_run_mixes_answers_into_other_text(study: Study, tmp_path: Path) -> None:
+    study = study.model_copy(
+        update={
+            "arms": ("wanda:0.5",),
+            "calibration_mix": "answers=0.5",
+            "calibration_tokens": 96,
+            "noise_items": 0,
+        }
+    )
+    assert not [each for each in run_study(study, tmp_path / "run", progress=QUIET) if each.failed]
+    (step,) = json.loads(_report(tmp_path / "run", "wanda:0.5"))["steps"]
+    assert step["calibration"]["source"].startswith("demo and answers (")

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from anomia._version import __version__
 from anomia.compress.blocks import DecoderBlocks, find_blocks
-from anomia.compress.calibration import Windows, make_batches, make_windows, read_calibration
+from anomia.compress.calibration import Windows, make_batches, make_windows, mixed, read_calibration
 from anomia.compress.kept import check_kept, is_kept, keep_dense
 from anomia.compress.left_dense import dense_in_files, not_rounded, note_on_bare
 from anomia.compress.matrices import block_weights, compressed_layers, kept_weights, matrix_names
@@ -32,6 +33,7 @@ from anomia.compress.reshape.subject import Loaded
 from anomia.compress.shards import check_weights
 from anomia.compress.shared import key_of
 from anomia.compress.size import stored_bytes
+from anomia.compress.sources import read_mix
 from anomia.compress.steps import (
     Checkpoint,
     Embeddings,
@@ -67,13 +69,27 @@ def prepare_windows(
     if not needs_calibration(step):
         return None
     wanted = text.under(step.calibration)
+    if wanted.mix is None:
+        return _windows(wanted, tokenizer, positions)
+    source, share = read_mix(wanted.mix)
+    budget = wanted.budget
+    main = _windows(
+        replace(wanted, budget=None if budget is None else round(budget * (1 - share))), tokenizer, positions
+    )
+    # As many tokens as make this share, whatever number of passages that takes.
+    rest = max(2, round(main.record.tokens * share / (1 - share)))
+    other = _windows(replace(wanted, source=source, samples=rest, budget=rest), tokenizer, positions)
+    return mixed(main, other)
+
+
+def _windows(text: TextOptions, tokenizer: Any, positions: int | None) -> Windows:
     return make_windows(
-        read_calibration(wanted),
+        read_calibration(text),
         tokenizer,
-        tokens=wanted.tokens,
-        budget=wanted.budget,
+        tokens=text.tokens,
+        budget=text.budget,
         positions=positions,
-        answer_weight=wanted.answer_weight,
+        answer_weight=text.answer_weight,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -251,6 +251,36 @@ def make_windows(
         record,
         tuple(starts) if any(start is not None for start in starts) else (),
         answer_weight,
+    )
+
+
+def mixed(main: Windows, other: Windows) -> Windows:
+    """Join the windows of two texts. Languages and answers stay those of each window."""
+    one, two = main.record, other.record
+    starts = [
+        *(main.answer_starts or (None,) * len(main.token_ids)),
+        *(other.answer_starts or (None,) * len(other.token_ids)),
+    ]
+    by_language = Counter(one.tokens_by_language) + Counter(two.tokens_by_language)
+    record = replace(
+        one,
+        source=f"{one.source} and {two.source} ({two.tokens / (one.tokens + two.tokens):.0%})",
+        asked=None,
+        passages=one.passages + two.passages,
+        removed=one.removed + two.removed,
+        tokens=one.tokens + two.tokens,
+        longest_window=max(one.longest_window, two.longest_window),
+        tokens_by_language=dict(by_language),
+        text_hash=_hash(record.text_hash.encode() for record in (one, two)),
+        token_hash=_hash(record.token_hash.encode() for record in (one, two)),
+        warnings=tuple(dict.fromkeys((*one.warnings, *two.warnings))),
+    )
+    return Windows(
+        main.token_ids + other.token_ids,
+        main.languages + other.languages,
+        record,
+        tuple(starts) if any(start is not None for start in starts) else (),
+        main.answer_weight,
     )
 
 

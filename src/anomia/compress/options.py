@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -58,6 +58,11 @@ ANSWER_WEIGHT = _Text(
     metavar="W",
     type=float,
 )
+MIX = _Text(
+    name="--calibration-mix",
+    help="A second text and its share of the tokens, such as c4=0.25.",
+    metavar="SOURCE=SHARE",
+)
 KEPT = Flag(
     name="--dense",
     section="compression",
@@ -78,9 +83,9 @@ class TextOptions:
 
     source: one of `sources.SOURCES`. samples: passages per stream (default 128; 64 per language for `balanced` and
     `own`). tokens: of the longest window. budget: total tokens of all windows. languages: for `balanced` and `demo`.
-    language: for `own`. answers: the file with base's answers, for `answers`. answer_weight: of positions that predict
-    the tokens of an answer. data_dir: a folder that is searched before the hub.
-    evaluation_passages: text that the calibration passages must not share.
+    language: for `own`. answers: the files with base's answers, by source, for `answers`. answer_weight: of positions
+    that predict the tokens of an answer. mix: a second source and its share of the tokens, `SOURCE=SHARE`. data_dir: a
+    folder that is searched before the hub. evaluation_passages: text that the calibration passages must not share.
     """
 
     source: Annotated[str, SOURCE] = "c4"
@@ -89,9 +94,10 @@ class TextOptions:
     data_dir: Annotated[Path | None, FOLDER] = None
     budget: Annotated[int | None, BUDGET] = None
     answer_weight: Annotated[float, ANSWER_WEIGHT] = 1.0
+    mix: Annotated[str | None, MIX] = None
     languages: Annotated[Sequence[str], _Flag(help="Languages for balanced calibration.", metavar="A,B")] = ()
     language: str | None = None
-    answers: Path | None = None
+    answers: Mapping[str, Path] = field(default_factory=dict)
     evaluation_passages: Sequence[str] = field(default=(), repr=False)
 
     def under(self, step: Calibration) -> TextOptions:

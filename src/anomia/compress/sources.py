@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
@@ -48,6 +49,24 @@ def check_source(source: str) -> str:
     return source
 
 
+def read_mix(mix: str) -> tuple[str, float]:
+    """Return the second source of a mixture and its share of the tokens; raise `StudyError` if it isn't that.
+
+    >>> read_mix("c4=0.25")
+    ('c4', 0.25)
+    """
+    source, _, share = mix.rpartition("=")
+    try:
+        part = float(share)
+    except ValueError:
+        part = math.nan
+    if not source or not 0 < part < 1:
+        raise StudyError(
+            f"calibration-mix={mix}: write SOURCE=SHARE with a share between 0 and 1, such as c4=0.25"
+        )
+    return check_source(source), part
+
+
 def open_source(text: TextOptions) -> Source:
     """Open a source: lazy passages, one stream per language.
 
@@ -61,12 +80,12 @@ def open_source(text: TextOptions) -> Source:
     if kind == "wikipedia" and argument:
         return Source((_wikipedia(language_name(argument), data_dir),), samples or PASSAGES)
     if kind == "answers":
-        if text.answers is None:
+        if source not in text.answers:
             raise StudyError(
                 f"calibration={source} takes what base answers to other questions of a study (anomia run); for a "
                 "model alone, write its answers with anomia answers and give file:PATH"
             )
-        return Source((_read_file(text.answers),), None)
+        return Source((_read_file(text.answers[source]),), None)
     if source == "c4":
         return Source((_c4(data_dir),), samples or PASSAGES)
     if source == "demo":

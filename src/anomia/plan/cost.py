@@ -18,6 +18,7 @@ import accelerate
 import transformers
 
 from anomia.compress.catalogue import CATALOGUE
+from anomia.compress.sources import PASSAGES, PASSAGES_A_LANGUAGE
 from anomia.compress.steps import Arm, Prune, needs_calibration
 from anomia.errors import ModelError
 from anomia.matrix import Matrix
@@ -33,6 +34,7 @@ from anomia.probe.memory import LARGEST, LARGEST_ON_CPU, SPARE, MemoryNeed
 from anomia.probe.prefill import lay_out
 from anomia.probes import CHOICE_OWN, CONTINUATION, NO_QUESTION_ENDING
 from anomia.running.cells import CellRun, PlannedCell, models_of
+from anomia.running.compress import is_of_answers
 from anomia.running.shard import decoding, encode, need_of
 from anomia.study import BASE, Study
 
@@ -268,7 +270,7 @@ def _making(study: Study, arm: Arm, languages: int) -> Work:
     """The work of loading and compressing the model of an arm once."""
     if arm.name == BASE:
         return Work(tokens=TRIAL_TOKENS, loads=1)
-    calibration = 0.0
+    calibration, answering = 0.0, Work()
     for step in arm.steps:
         if not needs_calibration(step):
             continue
@@ -281,12 +283,23 @@ def _making(study: Study, arm: Arm, languages: int) -> Work:
         if source == "demo":
             calibration += passes * DEMO_TOKENS
             continue
-        streams = languages if source == "balanced" else 1
-        passages = text.samples or study.calibration_samples or (64 if source in ("balanced", "own") else 128)
+        by_language = source == "balanced" or is_of_answers(source)
+        streams = languages if by_language else 1
+        each = PASSAGES_A_LANGUAGE if by_language or source == "own" else PASSAGES
+        passages = text.samples or study.calibration_samples or each
+        if is_of_answers(source):
+            prompts = passages * streams
+            answering = answering.plus(
+                Work(
+                    tokens=prompts * study.prompt_tokens,
+                    reads=prompts * study.max_new_tokens,
+                    steps=prompts * study.max_new_tokens,
+                )
+            )
         tokens = passages * streams * min(text.tokens or study.calibration_tokens, PASSAGE_TOKENS)
         budget = text.budget or study.calibration_budget or math.inf
         calibration += passes * min(tokens, budget)
-    return Work(calibration=calibration, loads=1)
+    return answering.plus(Work(calibration=calibration, loads=1))
 
 
 def _without_weights(study: Study) -> LoadedModel:

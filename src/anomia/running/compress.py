@@ -12,6 +12,7 @@ from anomia.compress.calibration import read_calibration
 from anomia.compress.calls import text_limit
 from anomia.compress.kept import keep_dense
 from anomia.compress.options import TextOptions
+from anomia.compress.sources import read_mix
 from anomia.compress.steps import Arm, Step, needs_calibration
 from anomia.models import LoadedModel, load_tokenizer
 from anomia.models.tensors import skeleton
@@ -50,9 +51,7 @@ def compress_arm(
             replace(
                 text,
                 language=languages[0] if uses_own_text([step], study) else None,
-                answers=answers.get(step.calibration.source or study.calibration)
-                if needs_calibration(step)
-                else None,
+                answers=answers,
             ),
             positions=text_limit(loaded.model),
         )
@@ -65,8 +64,11 @@ def compress_arm(
 
 
 def sources_of(steps: Iterable[Step], study: Study) -> list[str]:
-    """The calibration sources of the steps that need one, sorted."""
-    return sorted({step.calibration.source or study.calibration for step in steps if needs_calibration(step)})
+    """The calibration sources of the steps that need one, and what is mixed with them, sorted."""
+    found = {step.calibration.source or study.calibration for step in steps if needs_calibration(step)}
+    if found and study.calibration_mix is not None:
+        found.add(read_mix(study.calibration_mix)[0])
+    return sorted(found)
 
 
 def is_of_answers(source: str) -> bool:
@@ -112,6 +114,7 @@ def _text(study: Study, *, languages: Sequence[str], evaluation_passages: Sequen
         tokens=study.calibration_tokens,
         budget=study.calibration_budget,
         answer_weight=study.calibration_answer_weight,
+        mix=study.calibration_mix,
         data_dir=None if folder is None else Path(folder),
         languages=languages,
         evaluation_passages=evaluation_passages,

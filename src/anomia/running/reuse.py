@@ -37,6 +37,7 @@ _BESIDE = {
     "base", "arms", "data", "data_folder", "languages", "limit", "noise_items", "until_width",
     "dtype", "engine", "batch_size", "device", "revision", "trust_remote_code",
     "calibration", "calibration_samples", "calibration_tokens", "calibration_folder", "calibration_budget",
+    "calibration_answer_weight", "calibration_mix",
 }  # fmt: skip
 """Settings that don't affect base's answers, or that already show in the provenance or the questions."""
 
