@@ -282,3 +282,33 @@ def test_the_name_of_an_arm_is_read_back() -> None:
     text = "taken:a%2Cb,samples=3+repair"
     assert str(parse_arm(text)) == text
     assert parse_arm(text).steps[0].model == "a,b"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("arm", ["gptq:4,group=8", "sparsegpt:0.5", "alps:0.5"])
+def test_methods_can_aim_at_the_outputs_of_base(arm: str) -> None:
+    base = tiny_model("llama")
+    windows = make_test_windows([32] * 24)
+    ids = torch.tensor(windows.token_ids)
+    with torch.no_grad():
+        wanted = base(input_ids=ids, output_hidden_states=True).hidden_states[-2]
+    errors = {}
+    for options in ("", ",targets=base"):
+        model = copy.deepcopy(base)
+        report = repaired(model, windows, arm + options)
+        with torch.no_grad():
+            left = model(input_ids=ids, output_hidden_states=True).hidden_states[-2]
+        errors[options] = float((left - wanted).square().sum() / wanted.square().sum())
+    assert errors[",targets=base"] < errors[""]
+    assert report.step == f"{arm},targets=base"
+
+
+def test_the_first_groups_inputs_are_bases_own_so_aiming_changes_nothing_there() -> None:
+    """In the first block's first group both models have the same inputs, so W* is W and the masks are the same."""
+    base = tiny_model("llama")
+    windows = make_test_windows([32] * 24)
+    models = {}
+    for options in ("", ",targets=base"):
+        models[options] = copy.deepcopy(base)
+        repaired(models[options], windows, f"sparsegpt:0.5{options}")
+    one, other = (model.model.layers[0].self_attn.q_proj.weight for model in models.values())
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)

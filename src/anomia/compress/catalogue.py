@@ -72,6 +72,10 @@ class Option:
         return text == "yes" if self.choices == YES_NO else text
 
 
+TARGETS = Option("targets", ("layer", "base"), default="layer")
+"""What a method's outputs are compared with: the dense layer's on the compressed model's inputs, or base's own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One method.
@@ -143,6 +147,7 @@ CATALOGUE: Mapping[str, Entry] = {
             MethodKind.PRUNE,
             "second-order pruning with weight updates (Frantar and Alistarh 2023)",
             "methods.sparsegpt:METHOD",
+            (TARGETS,),
             passes=6,
         ),
         Entry(
@@ -150,6 +155,7 @@ CATALOGUE: Mapping[str, Entry] = {
             MethodKind.PRUNE,
             "mask by ADMM, weights by conjugate gradients (Meng et al. 2024)",
             "methods.alps:METHOD",
+            (TARGETS,),
             passes=10,
             anew=True,
         ),
@@ -255,6 +261,7 @@ CATALOGUE: Mapping[str, Entry] = {
                 Option("group", default=GROUP),
                 Option("symmetric", YES_NO, default=True),
                 Option("order", ("act", "plain"), default="act"),
+                TARGETS,
             ),
             passes=6,
         ),

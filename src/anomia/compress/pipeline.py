@@ -12,6 +12,7 @@ from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Batch, Windows
 from anomia.compress.matrices import all_matrices
 from anomia.compress.methods.base import BlockWork
+from anomia.compress.methods.repair import aim_at_base
 from anomia.compress.methods.table import method_of, updater_of, without_running
 from anomia.compress.methods.update import layer_error
 from anomia.compress.methods.zeros import check_zeros, count_zeros, note_zeros
@@ -100,7 +101,8 @@ def go_through(
             finished.left = None if left is None else (at.batches[0].input_ids, left)
         return [report._replace(name=f"{at.where}.{report.name}") for report in reports]
 
-    beside = isinstance(step, Prune) and any(updater_of(update.method).beside for update in step.updates)
+    updates = step.updates if isinstance(step, Prune) else ()
+    beside = step.option("targets") == "base" or any(updater_of(update.method).beside for update in updates)
     for reports in visit(blocks, batches, change, dense=False, first=len(finished.reports), beside=beside):
         finished.reports.append(reports)
         finished.save(finished)
@@ -170,9 +172,15 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
         for g in (work.groups if updates or hessian else ())
         for m in g.matrices
     }
+    aimed = aim_at_base(work, dense) if step.option("targets") == "base" else {}
     others = [method.unreached(matrix, work) for matrix in without]
     others = [report._replace(note=silent.get(report.name, report.note)) for report in others]
-    reports = _with_errors([*method.run(work), *others], work.groups, dense)
+    weights = {matrix.name: matrix.weight for group in work.groups for matrix in group.matrices}
+    made = [
+        report._replace(error=aimed[report.name](weights[report.name])) if report.name in aimed else report
+        for report in method.run(work)
+    ]
+    reports = _with_errors([*made, *others], work.groups, dense)
     for update in updates:
         before = {report.name: report for report in reports}
         for report in updater_of(update.method).run(work, dense, update):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -48,16 +49,48 @@ def repair_block(work: BlockWork, dense: Mapping[str, torch.Tensor], update: Upd
 
     Raises `CompressionError` for a block that can't be run by itself, and for values that are NaN or infinite.
     """
-    if work.beside is None or (work.calls and work.calls[0].whole is not None):
-        raise RefusedError(f"{work.where} can't be run by itself, which repair needs; +update doesn't")
     reports = []
     for group in work.groups:
-        sums = _paired_sums(work, group.matrices, dense)
+        sums = _paired_sums(_alone(work), group.matrices, dense)
         if sums is None:
             reports += [report_matrix(matrix)._replace(note=NOT_PAIRED) for matrix in group.matrices]
             continue
         reports += _repair_group(group, sums, dense, work.where)
     return reports
+
+
+@torch.no_grad()
+def aim_at_base(
+    work: BlockWork, dense: Mapping[str, torch.Tensor]
+) -> dict[str, Callable[[torch.Tensor], float]]:
+    """Give each matrix of a dense block the weights W* whose outputs on the compressed model's inputs are base's.
+
+    A method that then approximates W* on those inputs approximates base's outputs (Li et al. 2025, GPTAQ: asymmetric
+    calibration). Matrices without pairs of inputs stay.
+    dense: the matrices by their names in the block, [out, in] each.
+
+    Returns, by name, the error of weights [out, in] against base's outputs.
+    Raises `CompressionError` for a block that can't be run by itself, and for values that are NaN or infinite.
+    """
+    found: dict[str, Callable[[torch.Tensor], float]] = {}
+    sums = [_paired_sums(_alone(work), group.matrices, dense) for group in work.groups]
+    for group, mine in zip(work.groups, sums, strict=True):
+        if mine is None:
+            continue
+        _, damping = damped_diagonal(mine.hessian)
+        for matrix, norm in zip(group.matrices, mine.outputs, strict=True):
+            base = dense[matrix.name]
+            name = f"{work.where}.{matrix.name}"
+            matrix.weight.copy_(closest_weights(base.float(), mine.hessian, mine.cross, damping, where=name))
+            found[matrix.name] = partial(paired_error, dense=base, sums=mine, outputs=norm)
+    return found
+
+
+def _alone(work: BlockWork) -> BlockWork:
+    """The work, if its block can be run by itself."""
+    if work.beside is None or (work.calls and work.calls[0].whole is not None):
+        raise RefusedError(f"{work.where} can't be run by itself, which base's own inputs need")
+    return work
 
 
 def _repair_group(
