@@ -177,6 +177,13 @@ CATALOGUE: Mapping[str, Entry] = {
             reconstruction=True,
         ),
         Entry(
+            "fisher",
+            MethodKind.PRUNE,
+            "w² · squared gradient of the calibration answers' log probability (Theis et al. 2018)",
+            "methods.fisher:METHOD",
+            passes=6,
+        ),
+        Entry(
             "taken",
             MethodKind.TAKE,
             "the blocks of an already pruned model, to be repaired: taken:MODEL+repair",
