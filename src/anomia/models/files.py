@@ -18,6 +18,10 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _MODEL = ("model*.safetensors", "pytorch_model*.bin", "*.gguf", "consolidated*.safetensors")
 _SHARD = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.(safetensors|gguf)$")
 _DISTRIBUTED = re.compile(r"^shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors$")
+_CONFIGS = ("config.json", ADAPTER)
+_HUB_SECONDS = 10
+# The hub's client has used several libraries, whose exceptions have no class in common.
+_UNREACHED = {"NetworkError", "ConnectionError", "OfflineModeIsEnabled"}
 _SETTINGS = (
     "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json",
@@ -81,6 +85,34 @@ def locate(name: str) -> tuple[str, str | None]:
             f"model: there is no folder {name!r}; give a hub id (owner/name), a folder or a .gguf file"
         )
     return name, None
+
+
+def check_hub_id(name: str, *, revision: str | None = None) -> None:
+    """Checks that a repository is in the hub's cache or on the hub, with one short question.
+
+    Only what is clearly not there is refused; anything else is left to loading.
+
+    Raises:
+        ModelError: no repository can have this name, none has, or it isn't cached and the hub can't be reached.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    try:
+        cached = [huggingface_hub.try_to_load_from_cache(name, file, revision=revision) for file in _CONFIGS]
+        if not any(isinstance(file, str) for file in cached):
+            huggingface_hub.HfApi().model_info(name, revision=revision, timeout=_HUB_SECONDS)
+    except (HFValidationError, RepositoryNotFoundError):
+        raise ModelError(
+            f"model: {name!r} can't be loaded: no folder has this name, and no hub repository that this machine may "
+            "read; check the spelling, or log in with `hf auth login` if it is private"
+        ) from None
+    except Exception as error:
+        if {each.__name__ for each in type(error).__mro__} & _UNREACHED:
+            raise ModelError(
+                f"model: {name!r} can't be loaded: no folder has this name, the hub's cache doesn't hold it, and the "
+                "hub can't be reached; check the spelling and the connection"
+            ) from None
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:

@@ -32,7 +32,7 @@ from anomia.models.after import (
 from anomia.models.chat import chat_notes, check_chat, with_template
 from anomia.models.examine import examine, look_up, options_of, own_code, read_config, read_tokenizer
 from anomia.models.explain import explain, has_tokenizer, heard
-from anomia.models.files import ModelFiles, locate
+from anomia.models.files import ModelFiles, check_hub_id, locate
 from anomia.models.gguf_header import gguf_read_once
 from anomia.models.gguf_rules import refuse_settings, with_ends
 from anomia.models.gptq import gptq_readable
@@ -258,7 +258,7 @@ def check_place(
 ) -> None:
     """Checks, without reading weights, that a model given as a folder or a file can be loaded.
 
-    Models on the hub are left to loading. base: the base that an adapter will be put on.
+    Of models on the hub, only their being there is checked. base: the base that an adapter will be put on.
 
     Raises:
         ModelError: it doesn't exist, or loading would refuse it.
@@ -271,7 +271,9 @@ def check_place(
             _check_adapter(adapter, base or own_base(adapter), trust_remote_code)
             return
     source, gguf = locate(name)
-    if not gguf and Path(source).is_dir():
+    if not gguf and not Path(source).is_dir():
+        check_hub_id(source, revision=revision)
+    elif not gguf:
         with quiet_transformers():
             found = examine(name, revision=revision, trust_remote_code=trust_remote_code)
         if not own_code(found.config, trust_remote_code):
