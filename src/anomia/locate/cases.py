@@ -219,7 +219,8 @@ def halves(candidates: Sequence[Candidate], seed: int) -> list[Half]:
 def choose(candidates: Sequence[Candidate], items: int, seed: int, words: ItemWords) -> list[Candidate]:
     """At most `items` demoted items and as many kept ones, in the order given.
 
-    Languages take turns, so that each is represented; which items of a language are taken depends on the seed.
+    Languages take turns, so that each is represented, and so do the passages of a language: no passage gives a second
+    item before each has given one. Which items are taken first depends on the seed.
 
     Raises:
         RunError: there are too few demoted items for two halves.
@@ -243,9 +244,21 @@ def _take(candidates: Sequence[Candidate], count: int, seed: int) -> list[Candid
         by_language.setdefault(each.language, []).append(each)
     for language, members in by_language.items():
         random.Random(f"{seed} {language}").shuffle(members)
+        # Taken from the end.
+        by_language[language] = _passages_in_turn(members)[::-1]
     taken: list[Candidate] = []
     while len(taken) < count and any(by_language.values()):
         for members in by_language.values():
             if members and len(taken) < count:
                 taken.append(members.pop())
     return taken
+
+
+def _passages_in_turn(members: Sequence[Candidate]) -> list[Candidate]:
+    """The first of every passage, then the second of every passage, and so on."""
+    seen: dict[int, int] = {}
+    turns = []
+    for each in members:
+        turns.append(seen.get(each.passage, 0))
+        seen[each.passage] = turns[-1] + 1
+    return [members[n] for n in sorted(range(len(members)), key=lambda n: turns[n])]
