@@ -87,9 +87,24 @@ def spoiled(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="session")
-def run(model_folder: Path, spoiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in which base is right by construction (gold is what it says), and one matrix of the arm is spoiled."""
-    place = tmp_path_factory.mktemp("located")
+def spoiled_norm(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the model with its last norm spoiled, and little noise on all matrices, embeddings included."""
+    spoiled = tmp_path_factory.mktemp("arm") / "spoiled_norm"
+    shutil.copytree(model_folder, spoiled)
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_folder)
+    torch.manual_seed(5)
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            parameter.data += 2e-4 * torch.randn_like(parameter)
+    norm = model.get_parameter("model.norm.weight").data
+    norm *= 1 + 0.9 * torch.randn_like(norm)
+    model.save_pretrained(spoiled)
+    return spoiled
+
+
+@pytest.fixture(scope="session")
+def questions(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions that base answers by construction: gold is what it says."""
     rows = [entry(n, context=f"Place{n} lies by the river Person{n}.") for n in range(60)]
     said = greedy(model_folder, [write_prompt("open", row["context"], row["question"]) for row in rows])
     entries = [
@@ -97,12 +112,19 @@ def run(model_folder: Path, spoiled: Path, tmp_path_factory: pytest.TempPathFact
         for row, text in zip(rows, said, strict=True)
         if sum(letter.isalnum() for letter in text) >= 3
     ]
-    data = place / "questions.jsonl"
+    data = tmp_path_factory.mktemp("asked") / "questions.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in entries), encoding="utf-8")
+    return data
+
+
+@pytest.fixture(scope="session")
+def run(model_folder: Path, spoiled: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in which base is right by construction (gold is what it says), and one matrix of the arm is spoiled."""
+    place = tmp_path_factory.mktemp("located")
     study = Study(
         base=str(model_folder),
         arms=(f"checkpoint:{spoiled}",),
-        data=f"jsonl:{data}",
+        data=f"jsonl:{questions}",
         probes=("open", "choice", "rank"),
         max_new_tokens=TOKENS,
         dtype="float32",

@@ -8,6 +8,7 @@ import pytest
 from anomia.locate.curves import (
     Answered,
     Deciding,
+    Series,
     crossing,
     half_difference,
     half_share,
@@ -18,29 +19,60 @@ from anomia.locate.curves import (
 SHARES = np.array([0.0, 0.1, 0.5, 1.0])
 
 
-def test_crossing_by_hand() -> None:
+def test_half_comes_back_at_a_share_that_was_tried_and_not_between_two() -> None:
     curves = [
         [0.0, 0.5, 0.6, 1.0],  # reached at a point
-        [0.0, 0.25, 0.75, 1.0],  # half of the way from 0.1 to 0.5
+        [0.0, 0.25, 0.75, 1.0],  # between 0.1 and 0.5
         [0.0, 0.0, 0.0, 0.4],  # never
         [0.5, 0.6, 0.7, 1.0],  # from the start
-        [0.0, 0.6, 0.2, 1.0],  # the first time counts: 5 / 6 of the way from 0 to 0.1
+        [0.0, 0.6, 0.2, 1.0],  # the first time counts
     ]
-    assert crossing(SHARES, curves).tolist() == pytest.approx([0.1, 0.3, 1.0, 0.0, 0.1 * 5 / 6])
-    assert float(crossing(SHARES, curves[1])) == pytest.approx(0.3)
+    assert crossing(SHARES, curves).tolist() == [0.1, 0.5, 1.0, 0.0, 0.1]
+    assert float(crossing(SHARES, curves[1])) == 0.5
 
 
 def answered(thresholds: np.ndarray, shares: np.ndarray = SHARES) -> Answered:
     """Items that are right from their own share of weights on."""
-    return Answered(shares, (shares[None] >= thresholds[:, None]).astype(np.float64))
+    return Answered((Series(shares, (shares[None] >= thresholds[:, None]).astype(np.float64)),), shares)
 
 
 def test_half_share_is_that_of_the_mean_curve() -> None:
     thresholds = np.array([0.1] * 6 + [1.0] * 4)
     found = half_share(Deciding(["english"] * 10, range(10)), answered(thresholds))
-    assert found.value == pytest.approx(0.1 * 0.5 / 0.6)
+    assert found.value == 0.1
     assert found.low <= found.value <= found.high
     assert (found.n, found.clusters, found.checked) == (10, 10, False)
+
+
+def test_bounds_are_shares_that_were_tried() -> None:
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        thresholds = generator.choice(SHARES[1:], 14)
+        items = Deciding(["english"] * 14, np.repeat(np.arange(7), 2))
+        found = half_share(items, answered(thresholds))
+        assert {found.low, found.value, found.high} <= set(SHARES.tolist())
+        other = half_difference(items, answered(thresholds), answered(generator.permutation(thresholds)))
+        steps = (SHARES[:, None] - SHARES[None]).ravel()
+        assert all(np.isclose(steps, each).any() for each in (other.low, other.value, other.high))
+
+
+def test_one_lucky_draw_does_not_make_random_orders_good() -> None:
+    """Half of the draws brought the answers back, which counted as half of the answers."""
+    items = Deciding(["english"] * 12, range(12))
+    lucky, others = answered(np.full(12, 0.1)), answered(np.full(12, 1.0))
+    draws = Answered(lucky.series + others.series, SHARES)
+    assert half_share(items, draws).value == pytest.approx(0.55)
+    difference = half_difference(items, lucky, draws)
+    assert difference.low == pytest.approx(0.45)
+    assert draws.right[0].tolist() == [0.0, 0.5, 0.5, 1.0]
+
+
+def test_the_mean_difference_is_over_the_given_budgets() -> None:
+    thresholds = np.array([0.1] * 30 + [0.5] * 10)
+    items = Deciding(["english"] * 40, range(40))
+    one, other = answered(thresholds), answered(np.full(40, 1.0))
+    assert mean_difference(items, one, other).value == pytest.approx((0.75 + 1) / 2)
+    assert mean_difference(items, one, other, [0.5]).value == pytest.approx(1.0)
 
 
 def test_differences_are_paired() -> None:

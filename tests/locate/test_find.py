@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ import pytest
 
 from anomia.errors import AnomiaError
 from anomia.locate.find import locate_arm
-from anomia.locate.located import TABLES, Located, LocateOptions, read_located
+from anomia.locate.located import FORMAT, OLD, TABLES, Located, LocateOptions, read_located
 from anomia.locate.restore import MixtureReader
 from anomia.report.figures import draw_all
 from anomia.report.page.build import named_runs, page_values, write_report
+from anomia.report.tables.located import located_tables
 from anomia.run_folder import RunFolder
 
 from .conftest import PLANTED, QUIET
@@ -100,11 +103,51 @@ def test_everything_is_stored_and_a_second_call_repeats_nothing(
     assert again.readings.equals(located.readings)
 
 
+def test_the_place_is_what_is_needed_and_was_chosen_without_the_deciding_items(located: Located) -> None:
+    assert located.place == (PLANTED,)
+    assert located.found
+    assert located.leader == "attribution"
+    assert located.picked["attribution"] <= 0.15
+    assert located.chance is not None
+    assert located.chance.low > 0
+    tried = located.readings.filter(pl.col("kind") == "place", pl.col("group") == "demoted")
+    assert float(tried["correct"].mean()) >= 0.5  # type: ignore[arg-type]
+    assert "of the differing weights" in located.sentence
+    assert "The change of outputs finds it as well" in located.sentence
+    assert all(math.isfinite(each.rank_alone) for each in located.directions)
+    shares = set(located.curve["share"].to_list())
+    for half in located.halves.values():
+        assert any(half.value == pytest.approx(share) for share in shares)
+
+
+def test_a_result_of_an_earlier_version_is_read_with_a_note_and_a_newer_one_refused(
+    run: Path, located: Located, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path).located(located.arm)
+    shutil.copytree(RunFolder(run).located(located.arm).path, folder.path)
+    stored = folder.result.read()
+    assert stored is not None
+    assert stored["format"] == FORMAT
+    for each in stored["directions"]:
+        del each["rank_alone"], each["rank_lost"]
+    folder.result.write({**stored, "format": FORMAT + 1})
+    with pytest.raises(AnomiaError, match="newer Anomia"):
+        read_located(folder)
+    folder.result.write(
+        {name: stored[name] for name in stored if name not in ("format", "leader", "picked", "chance")}
+    )
+    read = read_located(folder)
+    assert read is not None
+    assert read.notes == (OLD, *located.notes)
+    assert read.sentence == located.sentence
+    assert len(located_tables(read)) == 4
+
+
 @pytest.mark.parametrize(
     ("arm", "options", "said"),
     [
         ("spoilt", OPTIONS, "no arm 'spoilt'"),
-        ("spoiled", LocateOptions(among="choice_only", items=1), "at least 4 passages"),
+        ("spoiled", LocateOptions(among="positions"), "doesn't ask continuation"),
     ],
 )
 def test_what_cannot_be_located_is_refused(run: Path, arm: str, options: LocateOptions, said: str) -> None:

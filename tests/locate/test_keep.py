@@ -16,7 +16,16 @@ from compressed_tensors.utils.match import match_named_modules
 from torch import nn
 from torchao.quantization import FqnToConfig, Int8WeightOnlyConfig, quantize_
 
-from anomia.locate.keep import _name_maps, forms, gguf_name, kept_modules, name_map, stacks_of, write_keep
+from anomia.locate.keep import (
+    _name_maps,
+    forms,
+    gguf_name,
+    keep_notes,
+    kept_modules,
+    name_map,
+    stacks_of,
+    write_keep,
+)
 
 from ..compress.conftest import FAMILIES, MIXTURES, tiny_model
 
@@ -60,10 +69,22 @@ def test_only_matrices_are_kept_and_experts_as_their_stack() -> None:
     assert stacks_of(kinds) == {"a.experts.down_proj"}
 
 
+def test_what_a_list_cannot_hold_is_said_and_that_it_is_of_little_use() -> None:
+    kinds = {"model.norm": "norm", "a.q": "matrix", "a.q.bias": "bias", "lm_head": "head"}
+    assert keep_notes(["a.q", "lm_head"], kinds, found=True) == []
+    (note,) = keep_notes(["model.norm", "a.q", "a.q.bias"], kinds, found=True)
+    assert note.endswith("model.norm (norm), a.q.bias (bias)")
+    assert "the list is empty" in keep_notes(["model.norm"], kinds, found=True)[1]
+    (note,) = keep_notes(["a.q"], kinds, found=False, share=0.3)
+    assert note.startswith("the damage is diffuse: this list (30 % of the differing weights)")
+    assert "of little use" in note
+
+
 def test_a_file_has_the_names_and_all_forms(tmp_path: Path) -> None:
     file = tmp_path / "dense.json"
-    write_keep(file, STACKS[:1], STACKS, sentence="Half comes back.")
+    write_keep(file, STACKS[:1], STACKS, sentence="Half comes back.", notes=["not all"])
     found = json.loads(file.read_text())
+    assert found["notes"] == ["not all"]
     assert found["dense"] == STACKS[:1]
     assert found["llm-compressor"] == forms(STACKS[:1], STACKS)["llm-compressor"]
 

@@ -170,7 +170,8 @@ def test_the_control_is_another_token_that_base_thinks_of(located: Located) -> N
 def test_positions_of_an_answer_are_in_one_half_and_have_one_reading_each(located: Located) -> None:
     items = located.items
     assert items.group_by("passage").agg(pl.col("half").n_unique())["half"].max() == 1
-    assert items.group_by("item_id", "group").len()["len"].max() == 2
+    # There are more prompts than items are wanted, so none gives a second one.
+    assert items.group_by("item_id", "group").len()["len"].max() == 1
     assert not items.select("item_id", "position").is_duplicated().any()
     decide = items.filter(pl.col("half") == "decide").select("item_id", "position", "group", "passage")
     for _, mine in located.readings.group_by("kind", "place", "budget"):
@@ -258,10 +259,3 @@ def test_a_run_without_the_probes_is_refused(
 ) -> None:
     with pytest.raises(AnomiaError, match=said):
         locate_arm(request.getfixturevalue(which), "spoiled", LocateOptions(among=among), QUIET)
-
-
-def test_too_few_demoted_tokens_are_refused(long_run: Path) -> None:
-    with pytest.raises(
-        AnomiaError, match=r"only 1 demoted token on 1 prompt: .* at least 4 prompts are needed; ask more"
-    ):
-        locate_arm(long_run, "spoiled", LocateOptions(among="positions", items=1), QUIET)

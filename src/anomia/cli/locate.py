@@ -77,14 +77,14 @@ def locate(
     Example: anomia locate anomia-run --arm wanda:0.5
     """
     from anomia.compress.spec import arm_of
-    from anomia.errors import nearest
     from anomia.files import is_local, place
     from anomia.items.sets import only_probes
     from anomia.locate.find import locate_arm
-    from anomia.locate.keep import kept_modules, stacks_of, write_keep
-    from anomia.locate.located import AMONG, LocateOptions
-    from anomia.locate.plan import plan_of
+    from anomia.locate.keep import keep_notes, kept_modules, stacks_of, write_keep
+    from anomia.locate.located import LocateOptions
+    from anomia.locate.plan import forecast_of, plan_of
     from anomia.locate.prepare import PROBES_OF, open_arm
+    from anomia.models.load import check_place
     from anomia.report.figures.located import draw_located
     from anomia.report.figures.write import FORMATS, write_figures
     from anomia.report.render.terminal import view
@@ -93,10 +93,6 @@ def locate(
     from anomia.running.execute import run_study
     from anomia.study import read_study
 
-    if among not in AMONG:
-        raise StudyError(f"locate: --among {among}: {nearest(among, AMONG)}")
-    if points % 2 == 0:
-        raise StudyError(f"locate: --points {points}: Simpson's rule takes an odd number; give {points + 1}")
     if (arm is None) == (compressed is None):
         raise StudyError(
             "locate: give a run and --arm, as in `anomia locate RUN --arm wanda:0.5`, or two models, as in `anomia "
@@ -104,7 +100,7 @@ def locate(
         )
     seed = what.get("seed")
     options = LocateOptions(
-        among=among,
+        among=among,  # type: ignore[arg-type]  # LocateOptions checks it
         items=items,
         per_answer=per_answer,
         points=points,
@@ -122,11 +118,24 @@ def locate(
             run, name = place(target), str(arm)
         else:
             run, name = out or Path("anomia-locate"), arm_of(compressed)
-            probes = PROBES_OF[among]
+            probes = PROBES_OF[options.among]
             only = only_probes(str(what.get("data", "")))
             if only and not set(probes) <= set(only):
                 raise StudyError(f"locate: {what['data']} is only answered at length; add --among positions")
             study = read_study(None, {"base": target, "arms": [name], "probes": list(only or probes), **what})
+            for model in (compressed, target):
+                check_place(
+                    model,
+                    revision=study.revision if model == target else None,
+                    trust_remote_code=study.trust_remote_code,
+                    base=None if model == target else target,
+                )
+            if target.endswith(".gguf"):
+                progress.say(
+                    "what locating needs is stated after measuring, because a GGUF file has no config.json"
+                )
+            else:
+                progress.say(forecast_of(study, name, options).words)
             for outcome in run_study(study, run, progress=progress):
                 if outcome.failed:
                     raise StudyError(f"arm {outcome.arm} was not measured: {outcome.failed}")
@@ -142,5 +151,8 @@ def locate(
     if keep is not None:
         kinds = dict(found.units.select("name", "kind").iter_rows())
         modules = kept_modules(found.place, kinds)
-        write_keep(keep, modules, stacks_of(kinds), sentence=found.sentence)
+        notes = keep_notes(found.place, kinds, found=found.found, share=found.place_share)
+        write_keep(keep, modules, stacks_of(kinds), sentence=found.sentence, notes=notes)
         out_console.print(f"matrices to keep dense: {keep}", highlight=False, soft_wrap=True)
+        for note in notes:
+            out_console.print(f"of this list: {note}", highlight=False, soft_wrap=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from anomia.locate.attribution import (
+    UNRELIABLE,
     Attribution,
     residual_of,
 )
@@ -16,10 +19,12 @@ from anomia.locate.cases import LocatedItem
 from anomia.locate.curves import (
     ATTRIBUTION,
     GOAL,
+    HALF,
     MOVED,
     RANDOM,
     Answered,
     Deciding,
+    Series,
     half_difference,
     half_share,
     mean_difference,
@@ -33,9 +38,9 @@ from anomia.locate.restore import (
 )
 from anomia.locate.sentence import evidence_of, notes_of, sentence_of
 from anomia.locate.words import WORDS
-from anomia.measure.rates import rate, student_mean
+from anomia.measure.rates import Estimate, rate, student_mean
 
-NOTHING, EVERYTHING = "nothing", "everything"
+NOTHING, EVERYTHING, PLACE = "nothing", "everything", "place"
 
 
 def of_group(cases: Sequence[LocatedItem], group: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -65,8 +70,15 @@ def conclude(
     lens: pl.DataFrame,
     orders: Mapping[str, Sequence[Sequence[str]]],
     seconds: Mapping[str, float],
+    *,
+    leader: str,
+    picked: Mapping[str, float],
+    place: tuple[str, ...],
 ) -> Located:
-    """What attribution and readings say."""
+    """What attribution and readings say.
+
+    leader, picked: the leading order, and what each needs on the ordering items. place: the units that bring half back.
+    """
     units, words = subjects.pair.units, WORDS[options.among]
     demoted = [case for case in decide_cases if case.candidate.group == "demoted"]
     deciding = Deciding(
@@ -76,16 +88,16 @@ def conclude(
     halves = {name: half_share(deciding, each) for name, each in answered.items()}
     rest = [name for name in orders if name != ATTRIBUTION]
     ahead = {name: half_difference(deciding, answered[ATTRIBUTION], answered[name]) for name in rest}
-    gained = {name: mean_difference(deciding, answered[ATTRIBUTION], answered[name]) for name in rest}
-    mine = of_group(order_cases, "demoted")
+    gained = {
+        name: mean_difference(deciding, answered[ATTRIBUTION], answered[name], options.budgets)
+        for name in rest
+    }
+    counted = of_group(order_cases, "demoted") & reliable(found, order_cases)
     passages = np.array([case.candidate.passage for case in order_cases])
-    agreement = rank_agreement(found.gold[mine], passages[mine].tolist(), seed=options.seed)
-    known = bool(np.isfinite(found.moved).all())
-    leader = MOVED if known and halves[MOVED].value <= GOAL < halves[ATTRIBUTION].value else ATTRIBUTION
-    place = smallest_place(answered[leader], orders[leader][0], units, options.budgets)
+    agreement = rank_agreement(found.gold[counted], passages[counted].tolist(), seed=options.seed)
     chance = half_difference(deciding, answered[leader], answered[RANDOM])
     differing = sum(unit.weights for unit in units) / subjects.pair.weights
-    is_found = differing <= GOAL or (halves[leader].value <= GOAL and chance.low > 0)
+    is_found = is_place(halves[leader], place, chance, units=len(units), differing=differing)
     curve, directions = curve_rows(readings, orders), directions_of(readings)
     return Located(
         arm=subjects.arm,
@@ -111,14 +123,44 @@ def conclude(
             place,
             units,
             leader=leader,
-            beaten=ahead[MOVED].low > 0 if known else None,
+            ahead=ahead[MOVED] if moves_known(found) else None,
             chance=chance,
             found=is_found,
             differing=differing,
             items=f"{len(demoted)} {words.many}",
         ),
         seconds=seconds,
+        leader=leader,
+        picked=picked,
+        chance=chance,
     )
+
+
+def moves_known(found: Attribution) -> bool:
+    """Whether ‖ΔX‖ is known for all units."""
+    return bool(np.isfinite(found.moved).all())
+
+
+def reliable(found: Attribution, cases: Sequence[LocatedItem]) -> NDArray[np.bool_]:
+    """The items whose shares count, in the order and in every figure: [items].
+
+    These are the ones whose shares add up; all of a group where they add up for none of its demoted items.
+    """
+    mine = of_group(cases, "demoted")
+    if (mine & ~found.unreliable).any():
+        return ~found.unreliable
+    return np.where(mine, True, ~found.unreliable)
+
+
+def is_place(half: Estimate, place: Sequence[str], chance: Estimate, *, units: int, differing: float) -> bool:
+    """Whether the damage has a place: few weights or one unit bring half back, and random orders need clearly more.
+
+    half, place: of the leading order. chance: how much more a random order needs. units: how many differ. differing:
+    the share of the whole model's weights that differ; if it is small, they are the place in any case.
+    """
+    if differing <= GOAL or units == 1:
+        return True
+    return (half.value <= GOAL or len(place) == 1) and chance.low > 0
 
 
 def answered_under(readings: pl.DataFrame, order: str, group: str) -> Answered:
@@ -129,23 +171,26 @@ def answered_under(readings: pl.DataFrame, order: str, group: str) -> Answered:
         for name in (NOTHING, EVERYTHING)
     ]
     here = mine.filter(pl.col("kind") == order)
-    shares, columns = [0.0], [ends[0]]
-    for (_,), part in here.sort("budget", maintain_order=True).group_by("budget", maintain_order=True):
-        draws = part["place"].n_unique()
-        right = part["correct"].to_numpy().astype(np.float64).reshape(draws, -1)
-        shares.append(float(part["share"].mean()))  # type: ignore[arg-type]
-        columns.append(right.mean(axis=0))
-    return Answered(np.array([*shares, 1.0]), np.stack([*columns, ends[1]], axis=1))
+    budgets, series = [0.0, 1.0], []
+    for _, draw in here.group_by("place", maintain_order=True):
+        shares, columns, budgets = [0.0], [ends[0]], [0.0]
+        for (budget,), part in draw.sort("budget", maintain_order=True).group_by(
+            "budget", maintain_order=True
+        ):
+            shares.append(float(part["share"][0]))
+            columns.append(part["correct"].to_numpy().astype(np.float64))
+            budgets.append(float(budget))
+        budgets.append(1.0)
+        series.append(Series(np.array([*shares, 1.0]), np.stack([*columns, ends[1]], axis=1)))
+    return Answered(tuple(series), np.array(budgets))
 
 
-def smallest_place(
-    answered: Answered, order: Sequence[str], units: Sequence[WeightUnit], budgets: Sequence[float]
-) -> tuple[str, ...]:
+def smallest_place(answered: Answered, order: Sequence[str], units: Sequence[WeightUnit]) -> tuple[str, ...]:
     """The units that an order restores at the first budget at which half of the items are right; all if none does."""
-    for budget, returned in zip(budgets, answered.right.mean(axis=0)[1:-1], strict=True):
-        if returned >= 0.5:
+    for budget, returned in zip(answered.budgets[1:-1], answered.right.mean(axis=0)[1:-1], strict=True):
+        if returned >= HALF - 1e-9:
             return fill(order, units, budget)
-    return tuple(unit.name for unit in units)
+    return tuple(order)
 
 
 def directions_of(readings: pl.DataFrame) -> tuple[Directions, ...]:
@@ -156,6 +201,10 @@ def directions_of(readings: pl.DataFrame) -> tuple[Directions, ...]:
         for kind, place, right, margin in mine.group_by("kind", "place")
         .agg(pl.col("correct").mean(), pl.col("margin").mean())
         .iter_rows()
+    }
+    ranks = {
+        (kind, place): math.nan if rank is None else float(rank)
+        for kind, place, rank in mine.group_by("kind", "place").agg(pl.col("rank").median()).iter_rows()
     }
     low, high = means[NOTHING, ""], means[EVERYTHING, ""]
     spans = [high[0] - low[0], high[1] - low[1]]
@@ -169,15 +218,21 @@ def directions_of(readings: pl.DataFrame) -> tuple[Directions, ...]:
             for index, span in enumerate(spans)
             for value in (alone[index] - low[index], high[index] - without[index])
         ]
+        parts += [ranks["block", place], ranks["without_block", place]]
         found.append(Directions(int(place), *parts))
     return tuple(found)
 
 
 def unit_rows(units: Sequence[WeightUnit], found: Attribution, cases: Sequence[LocatedItem]) -> pl.DataFrame:
-    """One row per unit, with mean shares over the ordering items and their intervals over passages, in nats."""
+    """One row per unit, with mean shares over the ordering items and their intervals over passages, in nats.
+
+    Items whose shares don't add up are left out; of the control, those whose control's shares don't.
+    """
     passages = np.array([case.candidate.passage for case in cases])
-    demoted, kept = (of_group(cases, group) for group in ("demoted", "kept"))
-    beside = demoted & ~np.isnan(found.control).any(axis=1)
+    counted = reliable(found, cases)
+    demoted, kept = (of_group(cases, group) & counted for group in ("demoted", "kept"))
+    adds_up = np.abs(residual_of(found.control, found.control_ends)) <= UNRELIABLE
+    beside = of_group(cases, "demoted") & adds_up & ~np.isnan(found.control).any(axis=1)
     rows = []
     for column, unit in enumerate(units):
         row: dict[str, Any] = unit._asdict()
@@ -258,6 +313,8 @@ def curve_rows(readings: pl.DataFrame, orders: Mapping[str, Sequence[Sequence[st
                 mine.filter(pl.col("kind") == EVERYTHING),
             ]
             for point, part in enumerate(parts):
+                if point and answered.shares[point] == answered.shares[point - 1]:
+                    continue  # the same units as for the budget before
                 estimate = rate(answered.right[:, point], passages)
                 assert estimate is not None
                 rows.append(

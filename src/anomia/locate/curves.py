@@ -6,6 +6,7 @@ All intervals are over passages, as everywhere (`anomia.measure.bootstrap`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -23,15 +24,35 @@ ATTRIBUTION, MOVED, DEPTH, RANDOM = "attribution", "output_change", "depth", "ra
 ORDERS = (ATTRIBUTION, MOVED, DEPTH, RANDOM)
 
 
-class Answered(NamedTuple):
-    """The demoted items that decide, under one order.
+class Series(NamedTuple):
+    """One list of units, restored step by step.
 
-    shares: of the weights restored, ascending, from 0 to 1: [points]. right: whether each item is right; with several
-    draws of an order, the share of draws in which it is: [items, points].
+    shares: of the weights that were restored, ascending, from 0 to 1: [points]. right: whether each item is right:
+    [items, points].
     """
 
     shares: FloatArray
     right: FloatArray
+
+
+class Answered(NamedTuple):
+    """The demoted items that decide, under one order.
+
+    series: one per draw of the order. budgets: the largest share allowed at each point, alike for all orders: [points].
+    """
+
+    series: tuple[Series, ...]
+    budgets: FloatArray
+
+    @property
+    def shares(self) -> FloatArray:
+        """The mean share of the weights that was restored at each point: [points]."""
+        return np.asarray(np.mean([each.shares for each in self.series], axis=0))
+
+    @property
+    def right(self) -> FloatArray:
+        """The share of draws in which each item is right: [items, points]."""
+        return np.asarray(np.mean([each.right for each in self.series], axis=0))
 
 
 class Deciding(NamedTuple):
@@ -42,46 +63,74 @@ class Deciding(NamedTuple):
 
 
 def crossing(shares: ArrayLike, returned: ArrayLike) -> FloatArray:
-    """The smallest share at which a curve, interpolated linearly, reaches one half; 1 if it never does.
+    """The smallest share that was tried and brought at least one half back; 1 if none did.
+
+    Nothing is read between two shares: an order may add one large matrix from one to the next, so the true
+    smallest share lies anywhere between this one and the one before.
 
     shares: ascending: [points]. returned: [..., points]. Result: [...].
     """
     x, y = np.asarray(shares, dtype=np.float64), np.asarray(returned, dtype=np.float64)
     reached = y >= HALF - 1e-9
-    first = np.argmax(reached, axis=-1)
-    before = np.maximum(first - 1, 0)
-    low, high = (np.take_along_axis(y, index[..., None], -1)[..., 0] for index in (before, first))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        part = np.where(high > low, (HALF - low) / (high - low), 0.0)
-    found = x[before] + np.clip(part, 0.0, 1.0) * (x[first] - x[before])
-    return np.where(reached.any(axis=-1), np.where(first == 0, x[0], found), 1.0)
+    return np.where(reached.any(axis=-1), x[np.argmax(reached, axis=-1)], 1.0)
 
 
 def half_share(items: Deciding, answered: Answered) -> Estimate:
-    """The share of the weights that brings back half of the items, with its interval over passages."""
-    return _estimate(items, answered.right, lambda means: crossing(answered.shares, means))
+    """The smallest share tried that brings half of the items back, with its interval over passages.
+
+    Of several draws, the mean of what each needs: one that begins with the right unit by luck doesn't make random
+    orders good. Otherwise both bounds are shares that were tried, too.
+    """
+    return _estimate(items, _columns(answered), partial(_needed, answered), stepwise=True)
 
 
 def half_difference(items: Deciding, one: Answered, other: Answered) -> Estimate:
     """How much more of the weights the other order needs to bring back half, on the same items."""
-    split = len(one.shares)
+    columns = _columns(one)
+    split = columns.shape[1]
     return _estimate(
         items,
-        np.concatenate([one.right, other.right], axis=1),
-        lambda means: crossing(other.shares, means[..., split:]) - crossing(one.shares, means[..., :split]),
+        np.concatenate([columns, _columns(other)], axis=1),
+        lambda means: _needed(other, means[..., split:]) - _needed(one, means[..., :split]),
+        stepwise=True,
     )
 
 
-def mean_difference(items: Deciding, one: Answered, other: Answered) -> Estimate:
-    """The share of items that one order brings back more than the other, as a mean over the points between the ends."""
-    gained = (one.right[:, 1:-1] - other.right[:, 1:-1]).mean(axis=1, keepdims=True)
+def _columns(answered: Answered) -> FloatArray:
+    """The items under each draw, one draw after the other: [items, draws · points]."""
+    return np.concatenate([each.right for each in answered.series], axis=1)
+
+
+def _needed(answered: Answered, means: FloatArray) -> FloatArray:
+    """What the draws need on average to bring half back. means: of the columns: [..., draws · points] to [...]."""
+    parts = np.split(means, len(answered.series), axis=-1)
+    found = [crossing(each.shares, part) for each, part in zip(answered.series, parts, strict=True)]
+    return np.asarray(np.mean(found, axis=0))
+
+
+def mean_difference(
+    items: Deciding, one: Answered, other: Answered, budgets: Sequence[float] | None = None
+) -> Estimate:
+    """The share of items that one order brings back more than the other, as a mean over budgets.
+
+    budgets: None for all between the ends.
+    """
+    chosen = slice(1, -1) if budgets is None else np.isin(one.budgets, budgets)
+    gained = (one.right[:, chosen] - other.right[:, chosen]).mean(axis=1, keepdims=True)
     return _estimate(items, gained, lambda means: np.asarray(means[..., 0]))
 
 
-def _estimate(items: Deciding, columns: FloatArray, value: Callable[[FloatArray], FloatArray]) -> Estimate:
+def _estimate(
+    items: Deciding,
+    columns: FloatArray,
+    value: Callable[[FloatArray], FloatArray],
+    *,
+    stepwise: bool = False,
+) -> Estimate:
     """A function of the means of columns [items, C], with a BCa interval over passages, else one by percentiles.
 
-    value: from means [..., C] to [...].
+    value: from means [..., C] to [...]. stepwise: it jumps, so one passage fewer changes nothing or much. BCa, which
+    needs that change, has no meaning there.
     """
     counted = np.concatenate([np.ones((len(columns), 1)), columns], axis=1)
     sampled = resample(items.languages, items.passages)
@@ -92,16 +141,26 @@ def _estimate(items: Deciding, columns: FloatArray, value: Callable[[FloatArray]
             return value(totalled[..., -1, 1:] / totalled[..., -1, :1])
 
     observed, drawn, without = of(sums.observed), of(sums.drawn), of(sums.without)
-    (bounds,) = bca_levels(
-        np.array([observed]), drawn[:, None], without[:, None], [s.passages for s in sampled.strata], [LEVEL]
-    )
+    strata = [stratum.passages for stratum in sampled.strata]
+    (bounds,) = bca_levels(np.array([observed]), drawn[:, None], without[:, None], strata, [LEVEL])
     low, high, method = float(bounds.low[0]), float(bounds.high[0]), "BCa"
-    if not bounds.defined[0]:
-        low, high = (float(bound) for bound in np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    if stepwise or not bounds.defined[0]:
+        tail = _tail(sampled.passages, len(strata))
+        # Values that were drawn, not values between them.
+        low, high = (float(each) for each in np.nanquantile(drawn, [tail, 1 - tail], method="inverted_cdf"))
         method = "percentile"
     found = float(observed)
     checked = len(columns) >= CHECKED_ITEMS
     return Estimate(found, min(low, found), max(high, found), len(columns), sampled.passages, method, checked)
+
+
+def _tail(passages: int, strata: int) -> float:
+    """What an interval by percentiles leaves out on each side, by Student's quantile instead of the normal one.
+
+    Few passages underestimate the spread.
+    """
+    freedom = max(1, passages - strata)
+    return float(stats.norm.sf(stats.t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(passages / freedom)))
 
 
 def rank_agreement(

@@ -13,17 +13,31 @@ from anomia.locate.attribution import (
     Attribution,
 )
 from anomia.locate.cases import LocatedItem
-from anomia.locate.conclude import EVERYTHING, NOTHING, conclude, of_group, with_groups
+from anomia.locate.conclude import (
+    EVERYTHING,
+    NOTHING,
+    PLACE,
+    answered_under,
+    conclude,
+    moves_known,
+    of_group,
+    reliable,
+    smallest_place,
+    with_groups,
+)
 from anomia.locate.curves import (
     ATTRIBUTION,
     DEPTH,
+    HALF,
     MOVED,
     RANDOM,
 )
+from anomia.locate.leading import LEADING, needed_units, pick_leader, returned_by
 from anomia.locate.located import TABLES, Located, LocateOptions
 from anomia.locate.prepare import Subjects, open_arm, prepare
 from anomia.locate.restore import (
     Mixture,
+    all_budgets,
     at_random,
     by_depth,
     by_weight,
@@ -81,14 +95,28 @@ def locate(
         DEPTH: [by_depth(pair.units, pair.blocks)],
         RANDOM: [at_random(pair.units, options.seed, draw) for draw in range(options.draws)],
     }
+    budgets = all_budgets(options.budgets, orders, LEADING, pair.units)
     mixtures = [
         Mixture(NOTHING, "", None, ()),
         Mixture(EVERYTHING, "", None, pair.names),
-        *cumulative_mixtures(orders, pair.units, options.budgets),
+        *cumulative_mixtures(orders, pair.units, budgets),
         *single_mixtures(pair.units, pair.blocks, leaders),
     ]
-    progress.stage(f"restoring weights of {subjects.arm}", len(mixtures))
+    progress.stage(f"restoring weights of {subjects.arm}", len(mixtures) + len(LEADING) + 1)
     readings = with_groups(read_all(reader, mixtures, decide_cases, progress.advance), decide_cases)
+    returned = returned_by(reader, [case for case in order_cases if case.candidate.group == "demoted"])
+    known = moves_known(attribution)
+    leader, picked = pick_leader(returned, orders, pair.units, budgets, known=known, advance=progress.advance)
+    answered = answered_under(readings, leader, "demoted")
+    place = smallest_place(answered, orders[leader][0], pair.units)
+    if len(place) < len(pair.units) or len(pair.units) <= options.leaders:
+        needed = needed_units(returned, place, tries=2 * options.leaders)
+        last = with_groups(read_all(reader, [Mixture(PLACE, "", None, needed)], decide_cases), decide_cases)
+        readings = pl.concat([readings, last])
+        # Units that bring nothing back on the ordering items may still be needed for the others.
+        if float(last.filter(pl.col("group") == "demoted")["correct"].mean()) >= HALF:  # type: ignore[arg-type]
+            place = needed
+    progress.advance()
     restored = time.monotonic()
     return conclude(
         subjects,
@@ -104,6 +132,9 @@ def locate(
             "attribution": attributed - began,
             "restoration": restored - attributed,
         },
+        leader=leader,
+        picked=picked,
+        place=place,
     )
 
 
@@ -112,9 +143,7 @@ def _scores(found: Attribution, cases: Sequence[LocatedItem]) -> dict[str, dict[
 
     Items whose shares don't add up give no order.
     """
-    mine = of_group(cases, "demoted")
-    sound = mine & ~found.unreliable
-    chosen = found.gold[sound if sound.any() else mine]
+    chosen = found.gold[of_group(cases, "demoted") & reliable(found, cases)]
     return {
         ATTRIBUTION: dict(zip(found.units, chosen.mean(axis=0).tolist(), strict=True)),
         MOVED: dict(zip(found.units, np.sqrt((found.moved**2).mean(axis=0)).tolist(), strict=True)),

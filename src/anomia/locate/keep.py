@@ -12,9 +12,12 @@ from typing import Any
 import gguf
 
 from anomia.files import write_text
+from anomia.words import percent
 
 GGUF_TYPE = "q8_0"
 """The type that llama.cpp is told to keep matrices in."""
+_LISTED = ("matrix", "head", "embedding")
+"""Kinds of units that a list can hold."""
 _SLICE = re.compile(r"\[\d+\]$")
 _BLOCK = re.compile(r"\.(\d+)\.")
 
@@ -25,12 +28,34 @@ def kept_modules(place: Collection[str], kinds: Mapping[str, str]) -> list[str]:
     kinds: the kind of every unit, by its name and in the model's order.
     """
     chosen = set(place)
-    found = [
-        _SLICE.sub("", name)
-        for name, kind in kinds.items()
-        if name in chosen and kind in ("matrix", "head", "embedding")
-    ]
+    found = [_SLICE.sub("", name) for name, kind in kinds.items() if name in chosen and kind in _LISTED]
     return list(dict.fromkeys(found))
+
+
+def keep_notes(
+    place: Collection[str], kinds: Mapping[str, str], *, found: bool, share: float | None = None
+) -> list[str]:
+    """What a user of the list must know: what it can't hold, and whether it is of use.
+
+    found: whether the damage has a place. share: of the differing weights, what the place holds.
+    """
+    notes = []
+    chosen = set(place)
+    if not found:
+        size = "" if share is None else f" ({percent(share)} of the differing weights)"
+        notes.append(
+            f"the damage is diffuse: this list{size} is what brought half back, and of little use; another list of "
+            "this size may do as well"
+        )
+    rest = [(name, kind) for name, kind in kinds.items() if name in chosen and kind not in _LISTED]
+    if rest:
+        notes.append(
+            "no list can hold these, which belong to what brought half back but are no matrices; most tools leave them "
+            f"as they are in base, so check that yours does: {', '.join(f'{name} ({kind})' for name, kind in rest)}"
+        )
+    if len(rest) == len(chosen):
+        notes.append("nothing that brought half back is a matrix, so the list is empty")
+    return notes
 
 
 def stacks_of(names: Iterable[str]) -> set[str]:
@@ -129,13 +154,20 @@ def name_map(arch: Any, blocks: int) -> Any:
         table.update(before)
 
 
-def write_keep(file: Path, modules: Sequence[str], stacks: Collection[str], *, sentence: str) -> None:
+def write_keep(
+    file: Path,
+    modules: Sequence[str],
+    stacks: Collection[str],
+    *,
+    sentence: str,
+    notes: Sequence[str] = (),
+) -> None:
     """Writes the list with all forms as one JSON file.
 
-    dense: the modules' names. why: the sentence of the result.
+    dense: the modules' names. why: the sentence of the result. notes: what the list can't do (`keep_notes`).
 
     Raises:
         RunError: the file can't be written.
     """
-    whole = {"dense": list(modules), "why": sentence, **forms(modules, stacks)}
+    whole = {"dense": list(modules), "why": sentence, "notes": list(notes), **forms(modules, stacks)}
     write_text(file, json.dumps(whole, ensure_ascii=False, indent=2) + "\n")

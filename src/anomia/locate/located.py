@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import polars as pl
 
+from anomia.errors import RunError, StudyError, nearest
+from anomia.locate.curves import ATTRIBUTION
 from anomia.locate.words import WORDS, ItemWords
 from anomia.measure.rates import Estimate
 from anomia.records import read_rows
@@ -23,6 +25,15 @@ Among = Literal["choice_only", "lost", "positions"]
 AMONG: tuple[Among, ...] = get_args(Among)
 """What is located: `choice_only` items, all that base answers and the compressed model doesn't, or tokens of base's
 long answers that the compressed model ranks second to tenth."""
+FORMAT = 2
+"""The version of a stored result. The first one has no number: there, budgets were filled with whatever still fitted,
+and half shares were read from straight lines between them."""
+OLD = (
+    "located by an earlier version, which estimated half shares between the shares tried; run `anomia locate` again "
+    "for measured ones"
+)
+_LEAST: Mapping[str, int] = {"items": 4, "per_answer": 1, "points": 3, "draws": 1, "leaders": 0}
+"""The smallest value of each setting that is a whole number."""
 TABLES = ("units", "items", "readings", "lens", "curve")
 """Tables of a result, each in a file."""
 
@@ -46,12 +57,35 @@ class LocateOptions:
     leaders: int = 8
     seed: int = 42
 
+    def __post_init__(self) -> None:
+        """Refuses settings that can't work.
+
+        Raises:
+            StudyError: the message says which.
+        """
+        if self.among not in AMONG:
+            raise StudyError(f"locate: among {self.among}: {nearest(str(self.among), AMONG)}")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise StudyError(f"locate: {name} {value!r}: give a whole number from {least} on")
+        if self.points % 2 == 0:
+            raise StudyError(
+                f"locate: points {self.points}: Simpson's rule takes an odd number; give {self.points + 1}"
+            )
+        budgets = self.budgets
+        if not budgets or not all(0 < budget < 1 for budget in budgets):
+            raise StudyError(f"locate: budgets {budgets!r}: give shares of the weights between 0 and 1")
+        # Everything reads them in ascending order.
+        object.__setattr__(self, "budgets", tuple(sorted(set(map(float, budgets)))))
+
 
 class Directions(NamedTuple):
     """What one block carries, measured in both directions, as a share of the difference between base and compressed.
 
     alone: how much comes back with base's weights in this block only. lost: how much goes with compressed weights in
-    this block only. answers, margin: by right answers and by the mean margin.
+    this block only. answers, margin: by right answers and by the mean margin. rank: the median rank of gold's token, no
+    share; NaN where it is not known.
     """
 
     block: int
@@ -59,6 +93,8 @@ class Directions(NamedTuple):
     answers_lost: float
     margin_alone: float
     margin_lost: float
+    rank_alone: float = math.nan
+    rank_lost: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -69,9 +105,13 @@ class Located:
     the ordering half with its interval, and the same for the control answer and for kept items. items: one row per
     item.
     readings: one row per mixture and deciding item. lens: one row per item, model and block.
-    halves: the share of the weights that brings half of the items back, by order. ahead: how much more each other order
-    needs than attribution. gained: how many more items attribution brings back than each, as a mean over the budgets.
-    agreement: rank correlation of the units between two halves of the ordering items. sentence: the result in words.
+    halves: the smallest share of the weights tried that brings half of the items back, by order. ahead: how much more
+    each other order needs than attribution. gained: how many more items attribution brings back than each, as a mean
+    over the budgets. agreement: rank correlation of the units between two halves of the ordering items.
+    leader: the order that leads, and picked: what each needs to bring half of the ordering items back, infinite if more
+    than a place has. chance: how much more random orders need than the leader; None in an old result. place: the units
+    that bring half back, without those that bring nothing back. found: whether they are a place, or the damage is
+    diffuse. sentence: the result in words.
     """
 
     arm: str
@@ -91,20 +131,33 @@ class Located:
     found: bool
     sentence: str
     seconds: Mapping[str, float]
+    leader: str = ATTRIBUTION
+    picked: Mapping[str, float] = field(default_factory=dict)
+    chance: Estimate | None = None
 
     @property
     def words(self) -> ItemWords:
         """What its items are called."""
         return WORDS[self.options.among]
 
+    @property
+    def place_share(self) -> float:
+        """How many of the differing weights the place holds, from 0 to 1."""
+        sizes: dict[str, int] = dict(self.units.select("name", "weights").iter_rows())
+        return sum(sizes[name] for name in self.place) / sum(sizes.values())
+
     def as_json(self) -> dict[str, Any]:
         """Everything but the tables, as plain values."""
         return {
+            "format": FORMAT,
             "arm": self.arm,
             "options": asdict(self.options),
             "sentence": self.sentence,
             "found": self.found,
             "place": list(self.place),
+            "leader": self.leader,
+            "picked": {name: share if math.isfinite(share) else None for name, share in self.picked.items()},
+            "chance": None if self.chance is None else self.chance._asdict(),
             "half": {name: each._asdict() for name, each in self.halves.items()},
             "ahead": {name: each._asdict() for name, each in self.ahead.items()},
             "gained": {name: each._asdict() for name, each in self.gained.items()},
@@ -121,6 +174,11 @@ def read_located(folder: LocatedFolder) -> Located | None:
     found = folder.result.read()
     if not found:
         return None
+    if found.get("format", 1) > FORMAT:
+        raise RunError(
+            f"locate: {folder.path} was written by a newer Anomia; update this one, or run `anomia locate` again"
+        )
+    old = [] if "format" in found else [OLD]
     tables = {name: read_rows(folder.table(name)) for name in TABLES}
     options = found["options"]
     return Located(
@@ -132,14 +190,19 @@ def read_located(folder: LocatedFolder) -> Located | None:
         gained=_estimates(found["gained"]),
         agreement=None if found["rank_agreement"] is None else Estimate(**found["rank_agreement"]),
         directions=tuple(
-            Directions(each["block"], *(_number(each[name]) for name in Directions._fields[1:]))
+            Directions(each["block"], *(_number(each.get(name)) for name in Directions._fields[1:]))
             for each in found["directions"]
         ),
-        notes=tuple(found["notes"]),
+        notes=(*old, *found["notes"]),
         place=tuple(found["place"]),
         found=found["found"],
         sentence=found["sentence"],
         seconds=found["seconds"],
+        leader=found.get("leader", ATTRIBUTION),
+        picked={
+            name: math.inf if share is None else share for name, share in found.get("picked", {}).items()
+        },
+        chance=Estimate(**found["chance"]) if found.get("chance") else None,
     )
 
 

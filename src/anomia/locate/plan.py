@@ -1,23 +1,32 @@
-"""What locating will need, said before any model is loaded."""
+"""What locating will need, said before any model is loaded; of two models, before they are measured."""
 
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
 from anomia.errors import ModelError
 from anomia.locate.attribution import BATCH_TOKENS
+from anomia.locate.curves import GOAL
+from anomia.locate.leading import LEADING
 from anomia.locate.located import Among, LocateOptions
 from anomia.locate.positions import find_positions
 from anomia.locate.prepare import groups_of, pairs_of
+from anomia.matrix import Matrix, StudyCell
 from anomia.models import load_tokenizer
 from anomia.models.load import DTYPES, resolve_device
-from anomia.models.sizes import Sizes, sizes_of
+from anomia.models.sizes import Sizes, number, sizes_of
+from anomia.plan.cost import forecast, on_machine
+from anomia.plan.machines import MACHINES
+from anomia.plan.stand_ins import config_of
 from anomia.probe.memory import SPARE, free_bytes
 from anomia.probes import CONTINUATION
 from anomia.running.cells import OpenCell
+from anomia.study import Study
 from anomia.words import counted
 
 _BESIDE = 1_100_000_000
@@ -30,8 +39,9 @@ Measured with Gemma.
 class LocatePlan(NamedTuple):
     """Memory and work of locating one arm.
 
-    needed, free: bytes. readings: mixtures of the two models that are asked. answers: the most questions answered, or
-    tokens read, in total. minutes: an estimate from the run's own pace; None if the run's log doesn't tell.
+    needed, free: bytes. readings: about how many mixtures of the two models are asked. answers: the most questions
+    answered, or tokens read, in total. minutes: an estimate from the run's own pace; None if the run's log doesn't
+    tell.
     """
 
     needed: int
@@ -49,8 +59,53 @@ class LocatePlan(NamedTuple):
         time = "" if self.minutes is None else f", {about} {_time(self.minutes)} at the run's pace"
         return (
             f"locating needs up to {self.needed / 1e9:.1f} GB of memory ({self.free / 1e9:.1f} GB are free) and asks "
-            f"{counted(self.readings, 'mixture')} of the two models, {counted(self.answers, what)} at most{time}"
+            f"{_mixtures(self.readings)}, {counted(self.answers, what)} at most{time}"
         )
+
+
+class Forecast(NamedTuple):
+    """What locating two models will need at most, before anything is measured.
+
+    needed, free: bytes. readings: about how many mixtures of the two models are asked. minutes: with measuring, on the
+    machine named.
+    """
+
+    needed: int
+    free: int
+    readings: int
+    minutes: float
+    machine: str
+
+    @property
+    def words(self) -> str:
+        """The forecast in one line."""
+        return (
+            f"measuring both models and then locating needs up to {self.needed / 1e9:.1f} GB of memory "
+            f"({self.free / 1e9:.1f} GB are free), asks {_mixtures(self.readings)}, and takes at most "
+            f"{_time(self.minutes)} on {self.machine}; a closer estimate follows when both are measured"
+        )
+
+
+def forecast_of(study: Study, arm: str, options: LocateOptions) -> Forecast:
+    """What measuring and locating two models will need, from base's configuration and the questions alone.
+
+    Raises:
+        ModelError: the two models don't fit into memory, or base's configuration can't be read.
+    """
+    (cell,) = forecast(Matrix((StudyCell("", study),), single=True))
+    config = config_of(study, study.base).get_text_config()
+    device = torch.device(resolve_device("auto" if study.device == "map" else study.device))
+    item, sizes = DTYPES[cell.size.dtype].itemsize, sizes_of(config)
+    needed = _needed(cell.size.parameters, sizes, number(config, "vocab_size") or 1, item, BATCH_TOKENS)
+    free = _check_fits(needed, arm, device)
+    machine = MACHINES["cpu" if device.type == "cpu" else "H100"]
+    # The forecast's own memory doesn't matter here: only the time is read of it.
+    seconds = on_machine(cell, replace(machine, memory=math.inf)).seconds or 0.0
+    readings, passes = _readings(options, sizes.layers)
+    items = min(options.items, cell.items)
+    per_answer = seconds / max(1, len(cell.work) * cell.items)
+    minutes = (seconds + per_answer * items * (readings + passes)) / 60
+    return Forecast(needed, free, readings, minutes, machine.name)
 
 
 def plan_of(cell: OpenCell, arm: str, options: LocateOptions) -> LocatePlan:
@@ -63,13 +118,33 @@ def plan_of(cell: OpenCell, arm: str, options: LocateOptions) -> LocatePlan:
     _, config = load_tokenizer(study.base, revision=study.revision, trust_remote_code=study.trust_remote_code)
     sizes = sizes_of(config.get_text_config())
     item = DTYPES[str(provenance["dtype"])].itemsize
-    vocabulary = int(provenance["vocabulary"])
     work = _work(cell, arm, options)
-    tokens = max(BATCH_TOKENS, work.longest)
-    needed = (
-        3 * int(provenance["parameters"]) * item + _BESIDE + _activations(sizes, vocabulary, item, tokens)
+    needed = _needed(
+        int(provenance["parameters"]), sizes, int(provenance["vocabulary"]), item,
+        max(BATCH_TOKENS, work.longest),
+    )  # fmt: skip
+    free = _check_fits(
+        needed, arm, torch.device(resolve_device("auto" if study.device == "map" else study.device))
     )
-    device = torch.device(resolve_device("auto" if study.device == "map" else study.device))
+    readings, passes = _readings(options, sizes.layers)
+    answers = readings * work.items
+    pace = _seconds_per_answer(cell, arm)
+    asked = (answers + work.items * passes) * work.share
+    minutes = None if pace is None else pace * asked / 60
+    return LocatePlan(needed, free, readings, answers, minutes, options.among)
+
+
+def _needed(parameters: int, sizes: Sizes, vocabulary: int, item: int, tokens: int) -> int:
+    """Bytes for base, the compressed model and a copy of its weights, with gradients of a batch. item: of a weight."""
+    return 3 * parameters * item + _BESIDE + _activations(sizes, vocabulary, item, tokens)
+
+
+def _check_fits(needed: int, arm: str, device: torch.device) -> int:
+    """The bytes that are free on a device.
+
+    Raises:
+        ModelError: more are needed.
+    """
     free = free_bytes(device)
     if needed > SPARE * free:
         raise ModelError(
@@ -77,14 +152,23 @@ def plan_of(cell: OpenCell, arm: str, options: LocateOptions) -> LocatePlan:
             f"{free / 1e9:.1f} GB are free on {device}, of which {SPARE:.0%} may be used; take a machine with more "
             "memory"
         )
-    orders = 3 + options.draws
-    readings = 2 + orders * len(options.budgets) + 2 * sizes.layers + options.leaders
-    answers = readings * work.items
-    pace = _seconds_per_answer(cell, arm)
-    # A pass with gradients at each point, for gold and for control, of half of the items, costs about five answers.
-    asked = (answers + work.items * options.points * 5) * work.share
-    minutes = None if pace is None else pace * asked / 60
-    return LocatePlan(needed, free, readings, answers, minutes, options.among)
+    return free
+
+
+def _readings(options: LocateOptions, layers: int) -> tuple[int, float]:
+    """About how many mixtures are asked, and what else is done per item, in answers.
+
+    Each order takes the given budgets and the first unit of both leading orders; more sets that single units decide are
+    few or repeat others. A pass with gradients at each point, for gold and for control, of half of the items, costs
+    about five answers. What the ordering items decide is asked of the demoted half of them alone.
+    """
+    readings = 3 + (3 + options.draws) * (len(options.budgets) + len(LEADING)) + 2 * layers + options.leaders
+    tried = len(LEADING) * sum(budget <= GOAL for budget in options.budgets) + 2 * options.leaders
+    return readings, 5 * options.points + tried / 2
+
+
+def _mixtures(readings: int) -> str:
+    return f"about {counted(readings, 'mixture')} of the two models"
 
 
 class _Work(NamedTuple):

@@ -19,6 +19,7 @@ import polars as pl
 
 from anomia.errors import ModelError
 from anomia.locate.cases import LocatedItem
+from anomia.locate.curves import GOAL
 from anomia.locate.located import BUDGETS
 from anomia.locate.pairs import ModelPair, WeightUnit
 from anomia.probe.ask import Decoding, Reply
@@ -26,6 +27,8 @@ from anomia.probe.decode import decode_reply
 from anomia.probe.select import ChosenEngine
 from anomia.records import read_rows, write_rows
 
+_FIRST = (1, 2, 4, 8)
+"""How many of the first units of a leading order are restored together, besides what budgets take."""
 READING_SCHEMA: Mapping[str, Any] = {
     "language": pl.String,
     "item_id": pl.String,
@@ -121,7 +124,8 @@ def _key(names: Sequence[str], cases: Sequence[LocatedItem]) -> str:
 
 
 class Mixture(NamedTuple):
-    """One experiment. kind: `block`, `matrix`, `without_block` (the block compressed in base), or an order's name.
+    """One experiment. kind: `block`, `matrix`, `without_block` (the block compressed in base), an order's name, or
+    `place`.
 
     place: the block or matrix; for an order, the number of the draw. budget: the share of weights aimed at, for an
     order. restored: the units with base's weights.
@@ -164,24 +168,31 @@ def by_depth(units: Sequence[WeightUnit], blocks: int) -> list[str]:
 
 
 def at_random(units: Sequence[WeightUnit], seed: int, draw: int) -> list[str]:
-    """The names of units in a random order."""
-    names = [unit.name for unit in units]
-    random.Random(f"{seed} {draw}").shuffle(names)
-    return names
+    """The names of units in a random order, in which each unit is as likely as any other at every place.
+
+    Units that hold more than `GOAL` of the weights come after all others, in a random order: a set of few weights can't
+    contain them, and at the front they would leave every small budget empty.
+    """
+    drawn = list(units)
+    random.Random(f"{seed} {draw}").shuffle(drawn)
+    most = GOAL * sum(unit.weights for unit in units)
+    return [unit.name for unit in sorted(drawn, key=lambda unit: unit.weights > most)]
 
 
 def fill(order: Sequence[str], units: Sequence[WeightUnit], budget: float) -> tuple[str, ...]:
-    """The units that an order takes for a share of all weights: each in turn that still fits.
+    """The units that an order takes for a share of all weights: as many from its start as fit.
 
-    Units that don't fit are passed over, so that all orders come close to the same number of weights.
+    Nothing is passed over, so that a larger budget always takes the units of a smaller one and more, and small units
+    don't come in before their turn.
     """
     sizes = {unit.name: unit.weights for unit in units}
     left = budget * sum(sizes.values()) * (1 + 1e-9)
     taken = []
     for name in order:
-        if sizes[name] <= left:
-            taken.append(name)
-            left -= sizes[name]
+        left -= sizes[name]
+        if left < 0:
+            break
+        taken.append(name)
     return tuple(taken)
 
 
@@ -189,6 +200,34 @@ def share_of(names: Iterable[str], units: Sequence[WeightUnit]) -> float:
     """How large a share of all units' weights these units have."""
     sizes = {unit.name: unit.weights for unit in units}
     return sum(sizes[name] for name in names) / sum(sizes.values())
+
+
+def all_budgets(
+    budgets: Sequence[float],
+    orders: Mapping[str, Sequence[Sequence[str]]],
+    leading: Sequence[str],
+    units: Sequence[WeightUnit],
+) -> tuple[float, ...]:
+    """The shares at which all orders are tried: the given ones, and those at which single units decide.
+
+    These are the size of the first unit of each leading order, of its first 2, 4 and 8 where that is below all given
+    shares, and, in every order, of what ends in a unit that is larger than `GOAL` of the weights.
+    """
+    least, found = min(budgets), set(budgets)
+    for name, draws in orders.items():
+        for order in draws:
+            ends = [
+                share_of(order[:count], units)
+                for count in range(1, len(order) + 1)
+                if share_of([order[count - 1]], units) > GOAL
+            ]
+            if name in leading:
+                first = [share_of(order[:count], units) for count in _FIRST if count <= len(order)]
+                ends += [first[0], *(share for share in first[1:] if share < least)]
+            found |= {share for share in ends if share < 1 - 1e-9}
+    ordered = sorted(found)
+    # Sums of the same sizes in another order may differ by rounding.
+    return tuple(share for n, share in enumerate(ordered) if not n or share > ordered[n - 1] * (1 + 1e-9))
 
 
 def cumulative_mixtures(
@@ -205,6 +244,32 @@ def cumulative_mixtures(
     ]
 
 
+def without_idle(
+    place: Sequence[str], returned: Callable[[Sequence[str]], float], *, tries: int
+) -> tuple[str, ...]:
+    """The units of a place without those that bring nothing back: without them, as much returns as with the whole.
+
+    Args:
+        place: the units, the most important first.
+        returned: how much comes back with base's weights in some of them.
+        tries: at most this many sets are tried, larger parts first.
+    """
+    kept = list(reversed(place))
+    wanted, size, at = returned(place), max(1, len(place) // 2), 0
+    while len(kept) > 1 and tries > 0:
+        rest = kept[:at] + kept[at + size :]
+        tries -= 1
+        if rest and returned(rest) >= wanted:
+            kept = rest
+        else:
+            at += size
+        if at >= len(kept):
+            if size == 1:
+                break
+            size, at = size // 2, 0
+    return tuple(name for name in place if name in set(kept))
+
+
 def read_all(
     reader: MixtureReader,
     mixtures: Sequence[Mixture],
@@ -217,8 +282,13 @@ def read_all(
         ModelError: no mixture gives finite logits.
     """
     frames = []
+    # Orders often take the same units for several budgets.
+    seen: dict[frozenset[str], pl.DataFrame] = {}
     for mixture in mixtures:
-        found = reader.read(mixture.restored, cases)
+        names = frozenset(mixture.restored)
+        if names not in seen:
+            seen[names] = reader.read(mixture.restored, cases)
+        found = seen[names]
         frames.append(
             found.with_columns(
                 pl.lit(mixture.kind).alias("kind"),

@@ -13,7 +13,6 @@ from anomia.locate.cases import LocatedItem
 from anomia.locate.curves import (
     ATTRIBUTION,
     GOAL,
-    HALF,
     MOVED,
     RANDOM,
 )
@@ -28,6 +27,9 @@ from anomia.measure.bootstrap import FloatArray
 from anomia.measure.rates import Estimate
 from anomia.words import counted, percent
 
+LISTED = 5
+"""How many unreliable items a note names."""
+
 
 def notes_of(
     subjects: Subjects,
@@ -40,13 +42,7 @@ def notes_of(
     notes = []
     if subjects.lacking:
         notes.append(f"{counted(subjects.lacking, words.one)} excluded: {words.excluded}")
-    unreliable = int(found.unreliable.sum())
-    if unreliable:
-        notes.append(
-            f"the shares of {unreliable} of {len(order)} {words.many} leave more than 30 % of their change "
-            "unexplained; they give no order (`unreliable` in items.parquet), and more --points make "
-            "shares add up better"
-        )
+    notes += _unreliable(found, order, words)
     if len(right) < 30:
         notes.append(
             f"only {counted(len(right), f'demoted {words.one}')} decide: each is {percent(1 / len(right))} "
@@ -66,6 +62,31 @@ def notes_of(
             f"{counted(len(found.by_gradient), 'parameter')} needed gradients of their own, one item at a time"
         )
     return notes
+
+
+def _unreliable(found: Attribution, order: Sequence[LocatedItem], words: ItemWords) -> list[str]:
+    """Which items' shares don't add up, by id."""
+    named = [
+        case.candidate.item_id
+        if case.candidate.index is None
+        else f"{case.candidate.item_id} at {case.candidate.index}"
+        for case, unreliable in zip(order, found.unreliable, strict=True)
+        if unreliable
+    ]
+    if not named:
+        return []
+    more = f" and {len(named) - LISTED} more" if len(named) > LISTED else ""
+    demoted = np.array([case.candidate.group == "demoted" for case in order], dtype=bool)
+    use = (
+        "they count neither in the order nor in shares, intervals and rank agreement"
+        if (demoted & ~found.unreliable).any()
+        else f"none of the {words.demoted} is left, so that these count all the same: don't trust the order"
+    )
+    return [
+        f"the shares of {len(named)} of {len(order)} {words.many} leave more than 30 % of their change unexplained; "
+        f"{use} (`unreliable` in items.parquet: {', '.join(named[:LISTED])}{more}); more --points make shares add "
+        "up better"
+    ]
 
 
 def evidence_of(
@@ -105,7 +126,7 @@ def sentence_of(
     units: Sequence[WeightUnit],
     *,
     leader: str,
-    beaten: bool | None,
+    ahead: Estimate | None,
     chance: Estimate,
     found: bool,
     items: str,
@@ -113,57 +134,112 @@ def sentence_of(
 ) -> str:
     """The result in plain words.
 
-    place: the first units of the leading order. leader: attribution, or the change of outputs.
-    beaten: whether attribution needs clearly fewer weights than the change of outputs; None if that isn't known.
+    place: the units of the leading order that bring half back. leader: attribution, or the change of outputs.
+    ahead: how much more of the weights the change of outputs needs than attribution; None if that isn't known.
     chance: how much more of the weights a random order needs than the leader.
     items: the deciding items and their count. differing: the share of the whole model's weights that differ.
     """
-    if differing <= GOAL:
-        return _narrow(halves[leader], place, units, differing, leader=leader)
+    if len(units) == 1:
+        return (
+            f"The models differ in {_named(units[0])} alone, {small_percent(differing)} of their weights: "
+            "the damage is there."
+        )
     mine = halves[leader]
-    needs = f"{percent(mine.value)} of the weights ({percent(mine.low)} to {percent(mine.high)})"
+    weights = "weights" if differing >= 1 else "differing weights"
+    beside = _against_outputs(halves, ahead, found=found)
+    if differing <= GOAL:
+        return _narrow(mine, place, units, differing, leader=leader, beside=beside)
+    needs = f"{small_percent(mine.value)} of the {weights} ({_interval(mine)})"
     if not found:
         why = []
-        if mine.value > GOAL:
+        if mine.value >= 1:
+            why.append(f"no share tried brings half of the {items} back, only all of the {weights}")
+        elif mine.value > GOAL:
             why.append(f"bringing half of the {items} back takes {needs}")
         if chance.low <= 0:
             why.append(
-                f"a random order may need no more ({percent(halves[RANDOM].value)}; the difference of "
+                f"a random order may need no more ({small_percent(halves[RANDOM].value)}; the difference of "
                 f"{_points(chance.value)} points has an interval from {_points(chance.low)} to "
                 f"{_points(chance.high)})"
             )
-        return f"Diffuse: {', and '.join(why)}."
+        return f"Diffuse: {', and '.join(why)}. {beside}"
     ordered = ", in the order of changed outputs" if leader == MOVED else ""
-    text = (
-        f"Half of what was demoted comes back with {needs}{ordered}. The first {percent(share_of(place, units))} are "
-        f"{described(place, units)}."
+    enough = "is" if len(place) == 1 else "are"
+    return (
+        f"Half of what was demoted comes back with {needs}{ordered}: {described(place, units)} {enough} enough "
+        f"({small_percent(share_of(place, units))}). {beside}"
     )
-    if leader == MOVED:
-        text += f" The order by attribution takes {percent(halves[ATTRIBUTION].value)}."
-    elif beaten is False:
-        text += f" The order of changed outputs finds them as well ({percent(halves[MOVED].value)} of the weights)."
-    return text
+
+
+def _named(unit: WeightUnit) -> str:
+    """A unit by its whole name, and what it is if that is not a matrix."""
+    return unit.name if unit.kind == "matrix" else f"{unit.name} ({unit.kind})"
+
+
+def small_percent(share: float) -> str:
+    """A share in whole per cent; a share below one per cent in words, so that it isn't taken for none.
+
+    >>> small_percent(0.0006), small_percent(0.023), small_percent(0.0)
+    ('less than 1 %', '2 %', '0 %')
+    """
+    return "less than 1 %" if 0 < share < 0.01 else percent(share)
+
+
+def _interval(share: Estimate) -> str:
+    """The interval of a share: `interval 2 % to 5 %`; in words where every resample says the same."""
+    if share.low == share.high:
+        return "the same on any resampled passages"
+    return f"interval {small_percent(share.low)} to {small_percent(share.high)}"
+
+
+def _against_outputs(halves: Mapping[str, Estimate], ahead: Estimate | None, *, found: bool) -> str:
+    """Whether attribution beats the change of outputs, with the interval of the difference."""
+    if ahead is None:
+        return (
+            "Whether attribution beats the change of outputs is not known: some of the weights have no output of "
+            "their own."
+        )
+    saved = f"{_points(ahead.value)} points of the weights ({_points(ahead.low)} to {_points(ahead.high)})"
+    if ahead.low > 0:
+        return f"Attribution beats the change of outputs: it saves {saved}."
+    if ahead.high < 0:
+        more = (
+            f"{_points(-ahead.value)} points of the weights ({_points(-ahead.high)} to {_points(-ahead.low)})"
+        )
+        return f"The change of outputs beats attribution: it saves {more}."
+    if found and halves[MOVED].value <= max(GOAL, halves[ATTRIBUTION].value):
+        return f"The change of outputs finds it as well: attribution saves {saved}."
+    return f"Attribution does not clearly beat the change of outputs: it saves {saved}."
 
 
 def _points(difference: float) -> str:
-    """A difference of two shares in points, as in `−3`."""
-    return f"{100 * difference:.0f}".replace("-", "−")
+    """A difference of two shares in points, as in `−3`; of less than one point with a digit."""
+    points = 100 * difference
+    digits = 1 if 0.05 <= abs(points) < 0.95 else 0
+    return f"{round(points, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def _narrow(
-    half: Estimate, place: Sequence[str], units: Sequence[WeightUnit], differing: float, *, leader: str
+    half: Estimate,
+    place: Sequence[str],
+    units: Sequence[WeightUnit],
+    differing: float,
+    *,
+    leader: str,
+    beside: str,
 ) -> str:
     """The result where the models differ in few weights, so that these are the place, whatever an order finds."""
     where = described([unit.name for unit in units], units)
     few = f"only {percent(differing)}" if differing >= 0.01 else "less than 1 %"
     text = f"The models differ in {few} of their weights: {where}."
     share = share_of(place, units)
-    if share >= 1 or half.value > HALF:
-        return text
+    if share >= 1:
+        return f"{text} Only all of them together brought half of what was demoted back."
     ordered = "changed outputs" if leader == MOVED else "attribution"
+    enough = "is" if len(place) == 1 else "are"
     return (
-        f"{text} Of these, {percent(half.value)} ({percent(half.low)} to {percent(half.high)}) bring half "
-        f"of what was demoted back, in the order of {ordered}; the first are {described(place, units)}."
+        f"{text} Of these, {small_percent(half.value)} ({_interval(half)}) bring half of what was demoted "
+        f"back, in the order of {ordered}: {described(place, units)} {enough} enough ({small_percent(share)}). {beside}"
     )
 
 

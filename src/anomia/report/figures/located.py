@@ -122,7 +122,7 @@ def draw_restoration(found: Located) -> Drawn | None:
     low, high = alt.Y(field="low", type="quantitative", title=title), alt.Y2(field="high")
     layers = alt.layer(
         base.mark_rule(opacity=0.35).encode(y=low, y2=high),
-        base.mark_line(strokeWidth=2).encode(y=y),
+        base.mark_line(strokeWidth=2, interpolate="step-after").encode(y=y),
         base.mark_point(filled=True, size=MARK / 2, opacity=1).encode(y=y),
     ).properties(width=WIDTH / 2, height=220)
     chart = layers.facet(
@@ -137,7 +137,7 @@ def draw_restoration(found: Located) -> Drawn | None:
         title="What comes back",
         caption=(
             f"{plain(found.arm)} with base's weights put back in four orders: {words.returned}, among those "
-            "that gave no order, with 95 % intervals. Share of the weights that brings half of the "
+            "that gave no order, with 95 % intervals. Smallest share tried that brings half of the "
             f"{words.demoted} back: {needs}."
         ),
         alt=f"Restoration curves. {found.sentence}",

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from anomia.locate.curves import ATTRIBUTION
 from anomia.locate.located import Located
 from anomia.measure.rates import Estimate
 from anomia.report.tables.table import Column, Table
+from anomia.words import percent
 
 ORDER_NAMES = {
     "attribution": "attribution",
@@ -65,11 +65,12 @@ def restoration(found: Located) -> Table:
 
 def order_needs(found: Located) -> Table:
     """The share of the weights that brings half of the items back, by order, and the difference from attribution."""
+    shares = ", ".join(percent(each) for each in found.options.budgets)
     return Table(
         "half_back",
-        f"Share of the weights that brings half of the {found.words.demoted} back",
+        f"Smallest share of the differing weights tried that brings half of the {found.words.demoted} back",
         (
-            Column("order", "order", "text"), Column("half", "weights (%)"),
+            Column("order", "order", "text"), Column("half", "weights (%)", digits=1),
             Column("more", "more than\nattribution (points)"),
             Column("gained", f"{found.words.many} that attribution\nbrings back more (points)"),
         ),
@@ -77,7 +78,7 @@ def order_needs(found: Located) -> Table:
             (ORDER_NAMES[name], half, found.ahead.get(name), found.gained.get(name))
             for name, half in found.halves.items()
         ],
-        ("the last column is a mean over the shares tried",) if ATTRIBUTION in found.halves else (),
+        (f"the last column is a mean over sets of at most {shares} of the weights",),
     )  # fmt: skip
 
 
@@ -104,6 +105,8 @@ def both_ways(found: Located) -> Table:
             Column("answers_alone", f"{words.right},\nback"), Column("answers_lost", f"{words.right},\nlost"),
             Column("margin_alone", f"log-odds of {words.gold},\nback"),
             Column("margin_lost", f"log-odds of {words.gold},\nlost"),
+            Column("rank_alone", f"median rank of {words.gold},\nblock back", "number", 1),
+            Column("rank_lost", f"median rank of {words.gold},\nblock lost", "number", 1),
         ),
         rows,
         (f"the largest of {len(rows)} blocks; all are in located.json",) if len(rows) > SHOWN else (),
@@ -115,8 +118,17 @@ def leading(found: Located) -> Table:
     """The units that carry the most of the margin."""
     words = found.words
     rows = found.units.sort("share", descending=True, nulls_last=True).head(SHOWN)
-    passages = found.items.filter(pl.col("half") == "order", pl.col("group") == "demoted")
-    n = len(passages)
+    mine = found.items.filter(pl.col("half") == "order", pl.col("group") == "demoted")
+    n = len(mine.filter(~pl.col("unreliable"))) or len(mine)
+    alone = {
+        name: (right, rank)
+        for name, right, rank in found.readings.filter(
+            pl.col("kind") == "matrix", pl.col("group") == "demoted"
+        )
+        .group_by("place")
+        .agg(pl.col("correct").mean(), pl.col("rank").median())
+        .iter_rows()
+    }
 
     def estimate(row: dict[str, float], name: str) -> Estimate | float | None:
         if row[f"{name}_low"] is None:
@@ -130,10 +142,20 @@ def leading(found: Located) -> Table:
             Column("name", "weights", "text"), Column("size", "number", "count"),
             Column("share", words.gold, "number", 2), Column("control", words.control, "number", 2),
             Column("kept", words.kept, "number", 2),
+            Column("alone", f"{words.right}\nalone (%)"),
+            Column("rank", "rank\nalone", "number", 1),
         ),
         [
-            (row["name"], row["weights"], *(estimate(row, name) for name in ("share", "control", "kept")))
+            (
+                row["name"],
+                row["weights"],
+                *(estimate(row, name) for name in ("share", "control", "kept")),
+                *alone.get(row["name"], (None, None)),
+            )
             for row in rows.iter_rows(named=True)
         ],
-        (f"a margin rewards one token over another; {words.many} that come back decide",),
+        (
+            f"a margin rewards one token over another; {words.many} that come back decide",
+            "alone: with base's weights put back there only; the rank is a median",
+        ),
     )  # fmt: skip
