@@ -116,8 +116,9 @@ def test_the_place_is_what_is_needed_and_was_chosen_without_the_deciding_items(l
     assert "The change of outputs finds it as well" in located.sentence
     assert all(math.isfinite(each.rank_alone) for each in located.directions)
     shares = set(located.curve["share"].to_list())
-    for half in located.halves.values():
-        assert any(half.value == pytest.approx(share) for share in shares)
+    for name, half in located.halves.items():
+        # That of random orders is a mean of its draws.
+        assert name == "random" or any(half.value == pytest.approx(share) for share in shares)
 
 
 def test_a_result_of_an_earlier_version_is_read_with_a_note_and_a_newer_one_refused(
