@@ -63,3 +63,17 @@ def test_a_checkpoint_by_its_model(run: Path) -> None:
     assert "may be any of" in several.stderr
     unknown = anomia("items", run, "--arm", "makers/smal")
     assert "did you mean 'makers/small'" in " ".join(unknown.stderr.split())
+
+
+def test_the_arm_shown_by_default_is_the_first_compressed_model_of_the_study(
+    run: Path, tmp_path: Path
+) -> None:
+    def shown(where: Path) -> str:
+        return str(json.loads(anomia("items", where, "--json", "--limit", "1").stdout)["arm"])
+
+    assert shown(run) == "wanda:0.5"
+    arms = ("null:float32", "wanda:0.5", "gptq:4")
+    assert shown(write_run(tmp_path / "one", languages=("english",), items=2, arms=arms)) == "wanda:0.5"
+    # Without a compressed model, there is nothing else to show.
+    only = write_run(tmp_path / "two", languages=("english",), items=2, arms=("null:float32", "null:batch=2"))
+    assert shown(only) == "null:float32"

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from anomia.errors import RunError
 from anomia.measure.fates import FATES
+from anomia.measure.results import in_study_order
 from anomia.report.page.explorer import PROBES, graded, index, item_whole
 from anomia.report.server_rows import Filter, Rows, read_filter
 from anomia.run_folder import RunFolder
@@ -49,7 +50,8 @@ def rows(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rows]:
 
 
 def test_duckdb_numbers_and_grades_as_the_embedded_index_does(rows: Rows, run: Path) -> None:
-    columns, _ = index([(RunFolder(run).records(), RunFolder(run).items())])
+    records = in_study_order(RunFolder(run).records(), RunFolder(run).study())
+    columns, _ = index([(records, RunFolder(run).items())])
     served = rows.page(Filter(), 0, 500)
     assert len(served) == len(columns["rows"]["item"]) == rows.index()["size"] == 160
     for number, row in enumerate(served):
@@ -75,7 +77,7 @@ def test_an_item_is_the_same_served_and_embedded(rows: Rows, run: Path) -> None:
     row = rows.page(Filter(), number, 1)[0]
     key = (pl.col("language") == row["language"]) & (pl.col("item_id") == row["id"])
     item = RunFolder(run).items().filter(key).to_dicts()[0]
-    answers = RunFolder(run).records().filter(key).sort(pl.col("arm") != "base", "arm").to_dicts()
+    answers = in_study_order(RunFolder(run).records(), RunFolder(run).study()).filter(key).to_dicts()
     assert rows.item(number) == item_whole(item, answers)
     assert rows.item(10_000) is None
 
@@ -244,6 +246,23 @@ def test_ctrl_c_ends_it_cleanly(served: Served) -> None:
     assert "Traceback" not in out + err
     assert err.strip().endswith("ended")
     assert time.monotonic() - begin < 15
+
+
+def test_the_first_arm_is_the_first_compressed_model_of_the_study(tmp_path: Path) -> None:
+    arms = ("null:float32", "wanda:0.5", "checkpoint:some/model")
+    run = write_run(tmp_path / "run", languages=("english",), items=2, arms=arms)
+    wanted = ["wanda:0.5", "checkpoint:some/model", "null:float32"]
+    folder = RunFolder(run)
+    columns, _ = index([(in_study_order(folder.records(), folder.study()), folder.items())])
+    assert [arm for _, arm in columns["arms"]] == wanted
+    (tmp_path / "scratch").mkdir()
+    rows = Rows(run.resolve(), tmp_path / "scratch")
+    assert [arm for _, arm in rows.index()["arms"]] == wanted
+    assert [row["arm"] for row in rows.page(Filter(), 0, 500)] == [arm for arm in wanted for _ in range(2)]
+    item = rows.item(0)
+    assert item is not None
+    assert [answer["arm"] for answer in item["answered"]] == ["base", *wanted]
+    rows.close()
 
 
 def test_a_run_without_records(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ def items(
     arm: Annotated[
         str | None,
         typer.Option(
-            help="The compressed model (arm), as the run names it; default: the first.", metavar="ARM"
+            help="The compressed model (arm), as the run names it; default: the study's first, null arms last.",
+            metavar="ARM",
         ),
     ] = None,
     loops: Annotated[
@@ -43,7 +44,9 @@ def items(
     from anomia.items.languages import language_name
     from anomia.measure.fates import FATES
     from anomia.measure.recognition import with_fates
+    from anomia.measure.results import order_of
     from anomia.report.export import item_json
+    from anomia.report.reference import to_read
     from anomia.report.terminal import item_view, selected_items
     from anomia.run_folder import RunFolder, runs_of
 
@@ -55,7 +58,8 @@ def items(
     run = cells[0]
     RunFolder(run).check_is_run()
     records = with_fates(RunFolder(run).records())
-    arms = [name for name in records["arm"].unique(maintain_order=True) if name != "base"]
+    known_arms = order_of(records["arm"].unique(maintain_order=True), RunFolder(run).study())
+    arms = to_read(name for name in known_arms if name != "base")
     if not arms:
         raise RunError(f"items: {run} has no finished arm yet")
     if fate is not None and fate not in FATES:

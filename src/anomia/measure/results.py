@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from statistics import fmean
@@ -297,9 +297,15 @@ def read_vocabularies(run: Path) -> dict[str, int]:
 
 def in_study_order(records: pl.DataFrame, study: Mapping[str, Any]) -> pl.DataFrame:
     """Base's rows first, then the other arms' in the order of the study."""
-    names = dict.fromkeys([BASE, *_named(study), *records["arm"].unique(maintain_order=True)])
+    names = order_of(records["arm"].unique(maintain_order=True), study)
     place = pl.col("arm").replace_strict({name: n for n, name in enumerate(names)}, return_dtype=pl.Int32)
     return records.sort(place, maintain_order=True)
+
+
+def order_of(arms: Iterable[str], study: Mapping[str, Any]) -> list[str]:
+    """These arms: base first, then the others in the order of the study, then those that it doesn't name."""
+    found = list(arms)
+    return [arm for arm in dict.fromkeys([BASE, *_named(study), *found]) if arm in found]
 
 
 def _named(study: Mapping[str, Any]) -> list[str]:

@@ -13,8 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from anomia import renamed
 from anomia.errors import RunError
 from anomia.measure.fates import FATES, fate_sql
+from anomia.measure.results import order_of
 from anomia.probes import ORACLES
 from anomia.report.page.explorer import LINE, PROBES, item_whole, verdict_column
+from anomia.report.reference import to_read
 from anomia.run_folder import RunFolder
 
 # Limits on client input (characters of a filter, rows per request, words searched for); the rest is ignored.
@@ -75,7 +77,13 @@ class Rows:
             self._database.execute("SET lock_configuration = true")
             self._database.execute(_FILES, {"files": files})
             answers = f"SELECT *{self._absent(files)} FROM read_parquet($files, union_by_name = true)"
-            self._database.execute(_NUMBERED.replace("{answers}", answers), {"files": files, "line": LINE})
+            found = self._database.execute(
+                f"SELECT DISTINCT arm FROM ({answers}) ORDER BY arm", {"files": files}
+            )
+            self._arms = to_read(order_of([arm for (arm,) in found.fetchall()], folder.study()))
+            self._database.execute(
+                _NUMBERED.replace("{answers}", answers), {"files": files, "line": LINE, "arms": self._arms}
+            )
         except duckdb.Error as error:
             raise RunError(
                 f"view: the records of {run} can't be read: {' '.join(str(error).split())}"
@@ -104,10 +112,10 @@ class Rows:
     def index(self) -> dict[str, Any]:
         """Arms (with the index of their run, 0), languages and the number of rows."""
         cursor = self._database.cursor()
-        arms = cursor.execute("SELECT arm FROM rows GROUP BY arm ORDER BY arm").fetchall()
+        arms = {arm for (arm,) in cursor.execute("SELECT DISTINCT arm FROM rows").fetchall()}
         languages = cursor.execute("SELECT language FROM rows GROUP BY language ORDER BY language").fetchall()
         return {
-            "arms": [[0, arm] for (arm,) in arms],
+            "arms": [[0, arm] for arm in self._arms if arm in arms],
             "languages": [language for (language,) in languages],
             "size": self._one("SELECT count(*) FROM rows", {})[0],
             "loops": bool(self._one("SELECT coalesce(bool_or(loops IS NOT NULL), false) FROM rows", {})[0]),
@@ -167,7 +175,7 @@ class Rows:
             "SELECT * FROM read_parquet($files, union_by_name = true)", same,
             values | {"files": [file for (file,) in files]},
         )  # fmt: skip
-        answers.sort(key=lambda answer: (answer["arm"] != "base", answer["arm"]))
+        answers.sort(key=lambda answer: self._arms.index(answer["arm"]))
         return item_whole(items[0], answers) if items else None
 
     def _dicts(self, source: str, same: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -225,7 +233,9 @@ _NUMBERED = f"""
 CREATE TABLE rows AS
 WITH answers AS ({{answers}})
 SELECT
-    row_number() OVER (ORDER BY answer.arm, answer.dataset, answer.language, answer.index) - 1 AS number,
+    row_number() OVER (
+        ORDER BY list_position($arms, answer.arm), answer.dataset, answer.language, answer.index
+    ) - 1 AS number,
     answer.arm, answer.dataset, answer.language, answer.item_id,
     left(answer.question, 4 * $line) AS question, left(answer.gold, $line) AS gold,
     {_line("answer")} AS said, {_line("base")} AS base_said,

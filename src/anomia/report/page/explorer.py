@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from anomia.compress.spec import is_null
 from anomia.errors import StudyError
 from anomia.items.languages import language_code
 from anomia.items.prompts import (
@@ -38,6 +39,7 @@ from anomia.probes import (
     short,
 )
 from anomia.probes import PROBES as TABLE
+from anomia.report.reference import to_read
 
 # Everything with its own verdict, in the order in which the page lists it.
 PROBES = (
@@ -199,7 +201,7 @@ def index(tables: Sequence[tuple[pl.DataFrame, pl.DataFrame]]) -> tuple[dict[str
                 items[name].append(value)
             for name in PROBES:
                 before[name].append(row[f"verdict_{name}"])
-        for arm in frame["arm"].unique(maintain_order=True):
+        for arm in to_read(frame["arm"].unique(maintain_order=True)):
             if arm == "base":
                 continue
             arms.append([run, arm])
@@ -235,7 +237,7 @@ def item_whole(
 
     Args:
         item: a row of `ITEM_SCHEMA`.
-        answers: rows of `SCHEMA`, one per arm.
+        answers: rows of `SCHEMA`, one per arm, in the order of the study.
         without: parts from `PARTS` that are left out to save space.
     """
     base: Mapping[str, Any] = next((row for row in answers if row["arm"] == BASE), {})
@@ -250,7 +252,7 @@ def item_whole(
         **({"own": clip(base[OWN_GOLD])} if base.get(OWN_COLUMN) else {}),
         "flags": [text for name, text in FLAGS.items() if any(row.get(name) for row in answers)],
         "candidates": {"unrelated": _clipped(item["unrelated"])},
-        "answered": [_answer(row, without) for row in answers],
+        "answered": [_answer(row, without) for row in sorted(answers, key=lambda row: is_null(row["arm"]))],
     }
 
 
