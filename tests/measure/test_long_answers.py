@@ -11,6 +11,7 @@ from anomia.measure import measures
 from anomia.measure.diagnosis import diagnose
 from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
+from anomia.measure.judge import judge
 from anomia.measure.long_answers import long_words, safe_tokens
 from anomia.measure.paired import paired_difference
 from anomia.measure.rates import rate
@@ -195,3 +196,22 @@ def test_no_interval_leaves_the_range_of_its_measure(items):
             if estimate is not None:
                 assert 0 <= estimate.low <= estimate.value <= estimate.high
                 assert name == "kl" or estimate.high <= 1
+
+
+@pytest.mark.parametrize(("items", "outcome"), [(8, "unjudged"), (10, "broken")])
+def test_a_model_that_always_loops_is_broken_or_says_what_is_missing(items, outcome):
+    """Base's answers are sound, and every answer of the arm loops."""
+    prompts = study_records({ARM: Damage(open=0.0, choice=0.0)}, languages=("english",), items=items)
+    asked = with_long_answers(prompts, ARM).with_columns(
+        continuation_loop_start=pl.when(pl.col("arm") == ARM).then(pl.lit(7, pl.Int32)),
+        open_text=pl.lit(None, pl.String),
+        open_correct=pl.lit(None, pl.Boolean),
+        choice_correct=pl.lit(None, pl.Boolean),
+    )
+    overall = judge(asked)[-1]
+    assert overall.outcome == outcome
+    missing = (
+        "Whether the arm is broken is not judged: 8 outputs are sound in base, and at least 10 are needed, so ask more "
+        "prompts. Of these, 100 % (68 % to 100 %) are empty, loop, or have logits that are NaN or infinite in the arm."
+    )
+    assert (missing in overall.text) == (outcome == "unjudged")

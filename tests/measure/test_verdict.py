@@ -270,6 +270,15 @@ def test_words_for_the_rest():
     assert told(beneath, decide(beneath)).startswith("Base itself is too weak")
     broken = evidence(broken=estimate((0.8, 0.7, 0.9)))
     assert "sound in base, 80 % (70 % to 90 %) are empty" in told(broken, decide(broken))
+    few = evidence(sound=9, broken_seen=estimate((1.0, 0.7, 1.0), n=9))
+    assert decide(few).outcome == "intact"
+    assert (
+        "Whether the arm is broken is not judged: 9 outputs are sound in base, and at least 10 are needed, so ask more "
+        "questions. Of these, 100 % (70 % to 100 %) are empty, loop, or have" in told(few, decide(few))
+    )
+    assert "not judged" not in told(
+        evidence(sound=9, broken_seen=estimate((0.0, 0.0, 0.3), n=9)), decide(few)
+    )
     same = evidence(identical=True)
     assert "equals base's" in told(same, decide(same))
     near = evidence(FALLS, HOLDS, MORE, near={"ranks": Nearness(estimate((0.4, 0.3, 0.5)))})

@@ -18,7 +18,7 @@ from anomia.measure.fates import counts_of, fates, met
 from anomia.measure.intervals import JOINED
 from anomia.measure.quantities import Mask, Quantity, drop, minus, normalized
 from anomia.measure.rates import CHECKED_ITEMS, Estimate, cluster, rate, right_or_wrong
-from anomia.measure.verdict import CLAIMS, Evidence, Nearness
+from anomia.measure.verdict import CLAIMS, FEWEST_SOUND, Evidence, Nearness
 
 OVERALL = "overall"
 
@@ -61,10 +61,6 @@ class AnswerSet:
 # of the verdict, and its intervals cover up to a point less than nominal: at 3 %, the total error stays below 5 %.
 ALPHA = 0.05
 GAP_ALPHA = 0.03
-
-
-# With fewer outputs that are sound in base, the share of broken ones is not given.
-FEWEST_SOUND = 10
 
 
 class _Claim(NamedTuple):
@@ -255,12 +251,11 @@ def _evidence(
     passages = cluster(case.passages, len(mask)).index[mask]
     index = fates(base_open, base_choice, arm_open, arm_choice)
     unsaid = met(index, "choice_only", "lost")
-    broken = None
+    sound, seen = 0, None
     if case.base_broken is not None and case.arm_broken is not None:
         before, after = (right_or_wrong(c)[mask] for c in (case.base_broken, case.arm_broken))
-        sound = ~before
         # Small models loop after many of their answers; an output that is already broken in base can't break again.
-        broken = rate(after[sound], passages[sound]) if sound.sum() >= FEWEST_SOUND else None
+        sound, seen = int((~before).sum()), rate(after[~before], passages[~before])
     estimates = {
         name: measured[name].at(scope).estimate for name in ("open", "choice", "gap", "raw_gap", "net")
     }
@@ -277,7 +272,9 @@ def _evidence(
         lost=rate(met(index[unsaid], "lost"), passages[unsaid]),
         floor=float(np.broadcast_to(np.asarray(case.floor, dtype=np.float64), mask.shape)[mask].mean()),
         near=_nearness(case, measured, scope, near),
-        broken=broken,
+        broken=seen if sound >= FEWEST_SOUND else None,
+        sound=sound,
+        broken_seen=seen,
         identical=case.identical,
         excluded=excluded,
         raw_gap=estimates["raw_gap"],

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from anomia.measure.contrasts import one_shot_recovery, rank_nearness
 from anomia.measure.dissociation import Answers
-from anomia.measure.evidence import FEWEST_SOUND, OVERALL, AnswerSet, Sign, gather
+from anomia.measure.evidence import OVERALL, AnswerSet, Sign, gather
 from anomia.measure.fates import FateCounts, dissociated
 from anomia.measure.frame import (
     CHECKS,
@@ -34,7 +34,7 @@ from anomia.measure.rates import rate
 from anomia.measure.recognition import fate_index
 from anomia.measure.scope import Scope, Word, has_formats, scope_of
 from anomia.measure.scores import ScoreOutcome
-from anomia.measure.verdict import Decision, Evidence, Nearness, Thresholds, decide, state
+from anomia.measure.verdict import FEWEST_SOUND, Decision, Evidence, Nearness, Thresholds, decide, state
 from anomia.measure.verdict_text import (
     ByOptions,
     Endings,
@@ -241,10 +241,12 @@ def _long_only(arm: str, pairs: pl.DataFrame, limits: Thresholds) -> Iterator[Sc
     masks = {name: languages == name for name in sorted(set(languages.tolist()))}
     for name, mask in {**masks, OVERALL: np.ones(len(pairs), dtype=bool)}.items():
         sound = mask & ~before
-        broken = rate(after[sound], passages[sound]) if sound.sum() >= FEWEST_SOUND else None
+        seen = rate(after[sound], passages[sound])
+        broken = seen if sound.sum() >= FEWEST_SOUND else None
         evidence = Evidence(
             n=int(mask.sum()), base_open=0.0, arm_open=0.0, base_choice=0.0, arm_choice=0.0, open_drop=None,
-            choice_drop=None, gap=None, fates=FateCounts(0, 0, 0, 0), lost=None, broken=broken, stands=frozenset(),
+            choice_drop=None, gap=None, fates=FateCounts(0, 0, 0, 0), lost=None, broken=broken, sound=int(sound.sum()),
+            broken_seen=seen, stands=frozenset(),
         )  # fmt: skip
         outcome: Outcome = "broken" if broken is not None and broken.low > limits.broken else "unjudged"
         decision = Decision(outcome, "undecided", "undecided")

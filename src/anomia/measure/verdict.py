@@ -58,6 +58,8 @@ class Thresholds:
     fewest_both_correct: int = FEWEST_BOTH_CORRECT
 
 
+# With fewer outputs that are sound in base, nothing is called broken.
+FEWEST_SOUND = 10
 # Ranges of the thresholds that are not shares from 0 to 1.
 _RANGES = {"near": (-1.0, 1.0), "fewest_both_correct": (0.0, math.inf)}
 
@@ -124,6 +126,10 @@ class Evidence:
     """Signs that the answer is near, by name."""
     broken: Estimate | None = None
     """Share of the outputs that are sound in base and, in the arm, not a number, empty, degenerate or looping."""
+    sound: int = 0
+    """Outputs that are sound in base."""
+    broken_seen: Estimate | None = None
+    """The same share as `broken`, also where too few outputs are sound in base to judge by it."""
     identical: bool = False
     """Every recorded probability of the arm equals base's."""
     excluded: tuple[str, ...] = ()

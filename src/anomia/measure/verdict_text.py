@@ -11,7 +11,7 @@ from anomia.measure.outcomes import OUTCOMES, Outcome
 from anomia.measure.power import in_reach, rounded
 from anomia.measure.rates import Estimate
 from anomia.measure.scope import LABELS, Scope, Word
-from anomia.measure.verdict import Decision, Evidence
+from anomia.measure.verdict import FEWEST_SOUND, Decision, Evidence
 from anomia.words import percent
 
 _OPEN_FELL = "Open answers were lost; these items don't settle whether the knowledge is also lost."
@@ -139,6 +139,7 @@ def _remarks(evidence: Evidence, decision: Decision) -> Iterator[str]:
             f"The answers are still near the top by {_listed(decision.near)}: nearer than a wrong option in their "
             "place, and than answers that base never gave."
         )
+    yield _too_few_sound(evidence, "questions")
     if decision.outcome == "inconclusive":
         yield _undecided(decision, evidence.n)
         yield _almost(evidence)
@@ -165,7 +166,7 @@ def long_only(evidence: Evidence, outcome: Outcome, of_base: Endings) -> Words:
         else ""
     )
     figures = _present([_broken(evidence)]) if outcome == "broken" else ()
-    return Words(headline(outcome), figures, remarks=_present([remark]))
+    return Words(headline(outcome), figures, remarks=_present([_too_few_sound(evidence, "prompts"), remark]))
 
 
 def _headline(evidence: Evidence, decision: Decision, scope: Scope) -> str:
@@ -337,6 +338,19 @@ def _broken(evidence: Evidence) -> str:
     return (
         f"Of the outputs that are sound in base, {_range(share)} are empty, loop, or have logits that are "
         "NaN or infinite in the arm."
+    )
+
+
+def _too_few_sound(evidence: Evidence, asked: str) -> str:
+    """How many outputs compression seems to have broken, where too few are sound in base to judge by them."""
+    seen = evidence.broken_seen
+    if evidence.broken is not None or seen is None or seen.low <= _SOME_BROKEN:
+        return ""
+    are, these = ("output is", "it") if evidence.sound == 1 else ("outputs are", "these")
+    return (
+        f"Whether the arm is broken is not judged: {evidence.sound} {are} sound in base, and at least {FEWEST_SOUND} "
+        f"are needed, so ask more {asked}. Of {these}, {_range(seen)} are empty, loop, or "
+        "have logits that are NaN or infinite in the arm."
     )
 
 
