@@ -353,6 +353,24 @@ def test_a_language_that_is_excluded_is_named_and_can_fail(tmp_path: Path) -> No
     )
 
 
+def test_a_null_arm_fails_a_check_only_if_it_is_decided(tmp_path: Path) -> None:
+    arms = {"null:float32": Damage(open=0.3, seed=1), "int8": Damage(open=0.01, seed=2)}
+    results = read_results(
+        write_run(tmp_path / "r", study_records(arms, items=200), ["int8", "null:float32"])
+    )
+    lost = next(check.estimate for check in check_run(results, DEFAULTS).reference if check.name == SHOWN)
+    assert lost is not None
+
+    def said(limit: float) -> str:
+        found = check_run(results, Limits(max_shown_loss=limit))
+        return " ".join(caution.text for caution in found.cautions if caution.arm == "null:float32")
+
+    assert f"fails this check itself ({LOSS}): noise alone" in said(lost.low / 2)
+    assert f"doesn't pass this check itself ({LOSS}: inconclusive): with so few" in said(lost.value)
+    assert "fails" not in said(lost.value)
+    assert said(lost.high + 0.01) == ""
+
+
 def test_a_run_of_null_arms_alone_has_nothing_to_decide_on(tmp_path: Path) -> None:
     records = study_records({"null:float32": Damage(seed=1)}, items=40)
     with pytest.raises(RunError, match="every arm of the run is base itself under harmless noise"):

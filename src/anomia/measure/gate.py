@@ -75,6 +75,12 @@ LONG: Mapping[str, tuple[Measure, str, Literal["at most", "at least"]]] = {
     "min_same_format": (long("same_layout"), "long answers in base's format", "at least"),
     "min_same_language": (long("same_language"), "long answers in base's language", "at least"),
 }
+# What a null arm that doesn't pass a check says about the limit.
+NOT_PASSED: dict[GateResult, str] = {
+    "fail": "fails this check itself ({check}): noise alone is beyond the limit",
+    "inconclusive": "doesn't pass this check itself ({check}: inconclusive): with so few questions the limit can't be "
+    "told from noise",
+}
 # The tightest round limits that base under harmless noise meets in 95 % of studies of 4 × 200 questions, with up to a
 # quarter of its answers flipping (`docs/statistics.md`). These limits alone would pass a true loss of a tenth; the
 # limit on a shown loss stops it.
@@ -211,13 +217,9 @@ def check_run(
     nulls = [arm for arm in results.arms if is_null(arm) and arm not in chosen]
     reference = [check for arm in nulls for check in _checks(results, figures, arm, POOLED, limits)]
     cautions += [
-        Caution(
-            check.arm,
-            f"base under harmless noise fails this check itself ({check.name}: {check.result}): with so few "
-            "questions the limit can't be told from noise",
-        )
+        Caution(check.arm, f"base under harmless noise {NOT_PASSED[check.result].format(check=check.name)}")
         for check in reference
-        if check.result in ("fail", "inconclusive")
+        if check.result in NOT_PASSED
     ]
     named = [_with_excluded(part, results.excluded_languages) for part in (checks, reference)]
     return Gate(_overall(checks), named[0], tuple(cautions), named[1])
