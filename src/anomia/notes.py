@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from anomia import renamed
 from anomia.models.difference import Difference
+from anomia.probes import ALONG
 from anomia.run_folder import RunFolder
 
 # The kind of a difference that changes answers without being compression.
@@ -37,8 +38,8 @@ def read_notes(run: RunFolder) -> dict[str, list[str]]:
     found = {
         str(entry.get("arm")): [str(note) for note in entry.get("notes", ())] for entry in run.notes.all()
     }
-    for arm, note in _refusals(run).items():
-        found.setdefault(arm, []).append(note)
+    for arm, notes in _refusals(run).items():
+        found.setdefault(arm, []).extend(notes)
     return found
 
 
@@ -58,19 +59,27 @@ def read_differences(run: RunFolder) -> dict[str, list[Difference]]:
     }
 
 
-def _refusals(run: RunFolder) -> dict[str, str]:
-    """By arm, a note on a server's refusals: the number of items per probe, and the first reason."""
+def _refusals(run: RunFolder) -> dict[str, list[str]]:
+    """By arm, notes on a server's refusals: the number of items per probe, and the first reason."""
     counts: dict[str, Counter[str]] = {}
-    reasons: dict[str, str] = {}
+    reasons: dict[tuple[str, bool], str] = {}
     for entry in run.refused.all():
         arm = str(entry.get("arm"))
         for probes in dict(entry.get("refused") or {}).values():
             counts.setdefault(arm, Counter()).update(map(str, probes))
-            reasons.setdefault(arm, str(next(iter(probes.values()), "")))
-    return {
-        arm: f"excluded, because the server refused to answer: {_listed(count)} ({reasons[arm]})"
-        for arm, count in counts.items()
-    }
+            for probe, reason in probes.items():
+                reasons.setdefault((arm, probe == ALONG), str(reason))
+    found: dict[str, list[str]] = {}
+    for arm, count in counts.items():
+        lacking, notes = count.pop(ALONG, 0), found.setdefault(arm, [])
+        if count:
+            notes.append(
+                f"excluded, because the server refused to answer: {_listed(count)} ({reasons[arm, False]})"
+            )
+        if lacking:
+            items = f"{lacking} item{'s' if lacking > 1 else ''}"
+            notes.append(f"no ranks along base's long answer for {items}: {reasons[arm, True]}")
+    return found
 
 
 def _listed(counts: Counter[str]) -> str:

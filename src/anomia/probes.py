@@ -290,6 +290,8 @@ FORMATS: tuple[AnswerFormat, AnswerFormat] = ("open", "choice")
 STUDY_PROBES: tuple[str, ...] = tuple(p.name for p in PROBES if p.asked_by in ("", p.name))
 DEFAULT_PROBES: tuple[str, ...] = tuple(name for name in STUDY_PROBES if BY_NAME[name].by_default)
 (CONTINUATION,) = (p.name for p in PROBES if p.kind == "continuation")
+# What a server may be unable to say of a long answer it gives.
+ALONG = "ranks along base's long answer"
 (RANK,) = (p.name for p in PROBES if p.kind == "placement")
 GENERATED: tuple[str, ...] = tuple(p.name for p in PROBES if p.kind == "generation")
 # The kind of options of each scoring probe, with and without the question.

@@ -22,7 +22,7 @@ class Fake:
     parameters with their values) that it doesn't take. shifted: its log-probabilities of a prompt stand one token
     too far, as llama-cpp-python's do where there is no BOS. template: text around every prompt.
     longest: tokens of a prompt. ollama: it speaks Ollama's language. heeds_special: it heeds `add_special_tokens`, as
-    vLLM does; others pass over it.
+    vLLM does; others pass over it. named: id and text that it reports for each token of a prompt.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
@@ -31,6 +31,9 @@ class Fake:
         self.heeds_special = False
         self.refuses: set[Any] = set()
         self.template, self.longest = "{}", 10_000
+        self.named: Callable[[list[int]], list[tuple[str, str]]] = lambda ids: [
+            (str(token), tokenizer.decode([token])) for token in ids
+        ]
         self.fail: Callable[[int], Any] = lambda number: None
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
@@ -101,12 +104,18 @@ class Fake:
         """As vLLM's `prompt_logprobs`: the prompt's own token and the likeliest one."""
         log_probs = self._log_probs(ids)
         places: list[Any] = [None]
+        named = self.named(ids.tolist())
         for n, token in enumerate(ids[1:].tolist()):
             own, best = float(log_probs[n, token]), int(log_probs[n].argmax())
             rank = int((log_probs[n] > own).sum()) + 1
-            place = {str(token): {"logprob": own, "rank": rank, "decoded_token": "?"}}
+            name, text = named[n + 1]
+            place = {name: {"logprob": own, "rank": rank, "decoded_token": text}}
             if best != token:
-                place[str(best)] = {"logprob": float(log_probs[n, best]), "rank": 1, "decoded_token": "?"}
+                place[f"best {best}"] = {
+                    "logprob": float(log_probs[n, best]),
+                    "rank": 1,
+                    "decoded_token": "?",
+                }
             places.append(place)
         return {"choices": [{"text": "!", "prompt_logprobs": places}], "usage": {"completion_tokens": 1}}
 

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 import tenacity
+import torch
 import transformers
 
 import anomia
@@ -50,6 +51,28 @@ def measure(model_folder: Path, tmp_path: Path) -> Callable[..., anomia.Run]:
         return anomia.run(arms=arms, data=f"jsonl:{questions}", **given)
 
     return run
+
+
+@pytest.fixture
+def word_model(make_model: Callable[..., Any], tokenizer: Any, tmp_path: Path) -> Path:
+    """A model that answers everything with one sentence of whole words, each token after the one before it."""
+    sentence = tokenizer(" the river of a town", add_special_tokens=False).input_ids
+    assert len(set(sentence)) == len(sentence) > 6
+    after = dict(zip(sentence, [*sentence[1:], tokenizer.eos_token_id], strict=True))
+    model = make_model(hidden_size=256, head_dim=64)
+    with torch.no_grad():
+        for block in model.model.layers:
+            block.self_attn.o_proj.weight.zero_()
+            block.mlp.down_proj.weight.zero_()
+        states = torch.nn.functional.normalize(torch.randn(len(tokenizer), 256), dim=1)
+        model.model.embed_tokens.weight.copy_(states)
+        model.lm_head.weight.zero_()
+        for token in range(len(tokenizer)):
+            model.lm_head.weight[after.get(token, sentence[0])] += states[token]
+    folder = tmp_path / "words"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def rows(run: anomia.Run, arm: str) -> pl.DataFrame:
@@ -95,6 +118,79 @@ def test_long_answers_of_a_served_model_are_those_of_the_loaded_one(
     top = run.estimate("along/top", run.arms[0])
     assert (top is not None and top.value > 0.99) == ranks
     assert run.estimate("along/kl", run.arms[0]) is None
+
+
+def _other_ids(fake: Fake, ids: list[int]) -> list[tuple[str, str]]:
+    """The same pieces in another vocabulary, as of a converted model."""
+    return [(f"1000{token}", fake.tokenizer.decode([token])) for token in ids]
+
+
+def _moved_cuts(fake: Fake, ids: list[int]) -> list[tuple[str, str]]:
+    """As many tokens of the same text, but cut a letter later."""
+    text = "".join(fake.tokenizer.decode([token]) for token in ids)
+    ends = [
+        len("".join(fake.tokenizer.decode([token]) for token in ids[: n + 1])) + 1 for n in range(len(ids))
+    ]
+    starts = [0, *ends[:-1]]
+    return [(f"2000{n}", text[one:end]) for n, (one, end) in enumerate(zip(starts, ends, strict=True))]
+
+
+@pytest.mark.parametrize(("named", "told"), [(_other_ids, True), (_moved_cuts, False)])
+def test_ranks_along_base_are_of_its_tokens_or_not_given(
+    fake: Fake,
+    url: str,
+    tmp_path: Path,
+    word_model: Path,
+    named: Callable[[Fake, list[int]], list[tuple[str, str]]],
+    told: bool,
+) -> None:
+    fake.ranks = True
+    fake.model = transformers.AutoModelForCausalLM.from_pretrained(word_model)
+    fake.named = lambda ids: named(fake, ids)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"Tell me about {n}.\n" for n in range(4)))
+    arm = f"endpoint:{url}#tiny"
+    run = anomia.run(
+        base=str(word_model), arms=(arm,), data=f"prompts:{prompts}", out=tmp_path / "run", progress=False,
+        continuation_tokens=6,
+    )  # fmt: skip
+    before, after = rows(run, "base"), rows(run, arm)
+    assert after["continuation_text"].to_list() == before["continuation_text"].to_list()
+    assert after["continuation_ranks"].to_list() == (
+        before["continuation_ranks"].to_list() if told else [None] * 4
+    )
+    lacking = [
+        note for note in run.notes[arm] if note.startswith("no ranks along base's long answer for 4 items")
+    ]
+    assert len(lacking) == (not told)
+    assert all("cuts base's answer into other tokens" in note for note in lacking)
+    assert not [note for note in run.notes[arm] if "refused to answer" in note]
+
+
+def test_a_server_that_refuses_base_s_answer_has_answered(
+    fake: Fake, url: str, tmp_path: Path, word_model: Path
+) -> None:
+    fake.ranks = True
+    fake.model = transformers.AutoModelForCausalLM.from_pretrained(word_model)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("Tell me about one.\n")
+
+    def too_long(number: int) -> Any:
+        asked = fake.requests[number - 1]
+        along = "prompt_logprobs" in asked and asked["prompt"].startswith("Tell me about one.")
+        return (400, {}, b"maximum context length") if along else None
+
+    fake.fail = too_long
+    arm = f"endpoint:{url}#tiny"
+    run = anomia.run(
+        base=str(word_model), arms=(arm,), data=f"prompts:{prompts}", out=tmp_path / "run", progress=False,
+        continuation_tokens=8,
+    )  # fmt: skip
+    before, after = rows(run, "base"), rows(run, arm)
+    assert after["continuation_text"].to_list() == before["continuation_text"].to_list()
+    assert after["continuation_ranks"].to_list() == [None]
+    (note,) = [note for note in run.notes[arm] if "no ranks along base's long answer for 1 item:" in note]
+    assert "maximum context length" in note
 
 
 @pytest.mark.parametrize("ranks", [False, True])

@@ -52,14 +52,16 @@ class Abilities(NamedTuple):
 class EchoedTokens(NamedTuple):
     """The tokens of a prompt as the server reports them, one entry per token; the first has no probability.
 
-    log_probs: in nats. ranks: 1 is the most likely token. margins: log probability of the most likely token minus
-    that of this token, in nats. None if not reported.
+    tokens: the server's ids where it reports ranks, else its texts. log_probs: in nats. ranks: 1 is the most likely
+    token. margins: log probability of the most likely token minus that of this token, in nats. None if not reported.
+    texts: what the server writes for each token next to its id; empty without ranks.
     """
 
     tokens: tuple[str, ...]
     log_probs: tuple[float | None, ...]
     ranks: tuple[int | None, ...]
     margins: tuple[float | None, ...]
+    texts: tuple[str | None, ...] = ()
 
 
 def find_abilities(client: Client, *, attempts: int = ATTEMPTS) -> Abilities:
@@ -198,6 +200,7 @@ def _from_prompt_logprobs(log_prob_fields: Any) -> EchoedTokens:
     log_probs: list[float | None] = [None]
     ranks: list[int | None] = [None]
     margins: list[float | None] = [None]
+    texts: list[str | None] = [None]
     try:
         if len(log_prob_fields) < 2:
             raise ValueError
@@ -208,6 +211,8 @@ def _from_prompt_logprobs(log_prob_fields: Any) -> EchoedTokens:
             log_probs.append(log_prob)
             ranks.append(rank)
             margins.append(max(of for _, of in known.values()) - log_prob)
+            text = place[token].get("decoded_token")
+            texts.append(text if isinstance(text, str) else None)
     except (TypeError, ValueError, KeyError, AttributeError):
         raise UntoldError("endpoint: the server returns no ranks of prompt tokens") from None
-    return EchoedTokens(tuple(tokens), tuple(log_probs), tuple(ranks), tuple(margins))
+    return EchoedTokens(tuple(tokens), tuple(log_probs), tuple(ranks), tuple(margins), tuple(texts))

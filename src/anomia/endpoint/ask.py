@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -18,7 +19,11 @@ from anomia.probe.continuation import LongQuestion
 from anomia.probe.decode import Decoded, answer_of
 from anomia.probe.encode import EncodedItem
 from anomia.probe.shared import distinct_position, scoring_start
-from anomia.probes import CHOICES, CONTINUATION, NO_QUESTION
+from anomia.probes import ALONG, CHOICES, CONTINUATION, NO_QUESTION
+
+# A byte of a character in vocabularies of SentencePiece; marks of a space, a line break and a tab in vocabularies.
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_MARKS = str.maketrans({"\u2581": " ", "\u0120": " ", "\u010a": "\n", "\u0109": "\t"})
 
 
 class ServedModel(NamedTuple):
@@ -95,23 +100,26 @@ def _answer_item(
         with _noting(refused, CONTINUATION):
             long = _at_length(served, encoded.long, texts["open"], tokenizer)
             greedy[CONTINUATION] = answer_of(encoded, long.text)
-            reply = replace(reply, greedy={CONTINUATION: long.tokens}, forced=long.forced)
+            reply = replace(reply, greedy={CONTINUATION: long.tokens})
+        # A server that refuses base's answer, as too long, has still answered.
+        with _noting(refused, ALONG):
+            forced = _along(served, encoded.long, texts["open"], tokenizer)
+            reply = replace(reply, forced=forced)
     opened = tokenizer(greedy["open"].text, add_special_tokens=False).input_ids if "open" in greedy else ()
     decoded = Decoded(greedy=greedy, open_tokens=tuple(opened), samples=samples, refused=refused)
     return reply, decoded if long is None else decoded._replace(ended=long.ended)
 
 
 class _LongAnswer(NamedTuple):
-    """A long answer of a server: its text, that text's tokens, whether it ended, and the ranks along base's answer."""
+    """A long answer of a server: its text, that text's tokens, and whether it ended."""
 
     text: str
     tokens: TokenIds
     ended: bool
-    forced: Followed | None
 
 
 def _at_length(served: ServedModel, question: LongQuestion, prompt: str, tokenizer: Any) -> _LongAnswer:
-    """Ask for a long answer and, if the server reports ranks, rank the tokens of base's.
+    """Ask for a long answer.
 
     Servers return text. A text that equals base's has base's tokens; another is tokenized anew, so that it may seem to
     leave base's answer a token earlier or later than it did. prompt: as sent.
@@ -121,21 +129,62 @@ def _at_length(served: ServedModel, question: LongQuestion, prompt: str, tokeniz
     text, reason = found["text"], found.get("finish_reason")
     tokens = tuple(tokenizer(text, add_special_tokens=False).input_ids)
     ended = len(tokens) < question.limit if reason is None else reason != "length"
-    if question.base is None:
-        return _LongAnswer(text, tokens, ended, None)
+    if question.base is not None:
+        base = tokenizer.decode(question.base.tokens, skip_special_tokens=True)
+        if text == base and ended == question.base.ended:
+            tokens = question.base.tokens
+    return _LongAnswer(text, tokens, ended)
+
+
+def _along(served: ServedModel, question: LongQuestion, prompt: str, tokenizer: Any) -> Followed | None:
+    """Rank the tokens of base's answer; None if there are none or the server reports no ranks. prompt: as sent.
+
+    Raises:
+        UntoldError: the server cuts base's answer into other tokens than base wrote.
+    """
+    if question.base is None or not served.abilities.ranks or not question.base.tokens:
+        return None
     base = tokenizer.decode(question.base.tokens, skip_special_tokens=True)
-    if text == base and ended == question.base.ended:
-        tokens = question.base.tokens
-    forced = None
-    if served.abilities.ranks and question.base.tokens:
-        along = score(served.client, f"{prompt}{base}", served.abilities)
-        alone = score(served.client, prompt, served.abilities)
-        start = scoring_start(alone.tokens, [along.tokens], first=1)
-        # Otherwise the server cuts base's answer into other tokens than base wrote.
-        if len(along.tokens) - start == len(question.base.tokens):
-            placed = (_placement(along, place) for place in range(start, len(along.tokens)))
-            forced = Followed(placements=tuple(placed), best=(), end_log_probs=())
-    return _LongAnswer(text, tokens, ended, forced)
+    along = score(served.client, f"{prompt}{base}", served.abilities)
+    alone = score(served.client, prompt, served.abilities)
+    start = scoring_start(alone.tokens, [along.tokens], first=1)
+    if not _same_tokens(along, start, question.base.tokens, tokenizer):
+        raise UntoldError("the server cuts base's answer into other tokens than base wrote")
+    placed = (_placement(along, place) for place in range(start, len(along.tokens)))
+    return Followed(placements=tuple(placed), best=(), end_log_probs=())
+
+
+def _same_tokens(along: EchoedTokens, start: int, tokens: TokenIds, tokenizer: Any) -> bool:
+    """Whether a server's tokens from `start` on are these tokens of base: by their ids, or else piece by piece.
+
+    A server with another vocabulary, as of a converted model, may have the same pieces under other ids.
+    """
+    theirs = along.tokens[start:]
+    if theirs == tuple(map(str, tokens)):
+        return True
+    if len(theirs) != len(tokens):
+        return False
+    pieces = [_plain_piece(text) for text in along.texts[start:]]
+    own = [
+        {_plain_piece(tokenizer.decode([token])), _plain_piece(tokenizer.convert_ids_to_tokens(token))}
+        for token in tokens
+    ]
+    # A piece of a character can't be compared, so only the pieces around it tell.
+    known = [
+        (piece, names)
+        for piece, names in zip(pieces, own, strict=True)
+        if piece is not None and None not in names
+    ]
+    return bool(known) and None not in along.texts[start:] and all(piece in names for piece, names in known)
+
+
+def _plain_piece(text: str | None) -> str | None:
+    """A token's text without the marks of its vocabulary and the space that decoding may drop; None for part of a
+    character.
+    """
+    if not text or "\ufffd" in text or _BYTE.fullmatch(text):
+        return None
+    return text.translate(_MARKS).removeprefix(" ")
 
 
 @contextmanager
