@@ -26,6 +26,8 @@ from anomia.report.tables.registry import ARMS, RUNS
 from anomia.report.tables.runs import compared
 from anomia.report.tables.verdicts import decided, outcomes
 
+# How many tokens with their ranks are listed of an item.
+_LISTED_RANKS = 12
 # Properties of an item's own answer that may spoil the item.
 FLAGS = {
     "gold_in_question": "the question contains an accepted answer",
@@ -61,6 +63,8 @@ def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str
         if row.get("continuation_text") is not None:
             answer = _plain(_one_line(row["continuation_text"]))
             grid.add_row(f"{name}, at length", Text.assemble(answer, (f"  ({long_verdict(row)})", "bold")))
+        if row is arm and (places := _ranks_along(base, arm)):
+            grid.add_row(f"{name}, along base's answer", _plain(places))
         if row["gold_rank"] is not None:
             grid.add_row(f"{name} ranks", _plain(_ranks(row)))
     fate = arm["fate"] or ("not right in both formats in base" if base["open_text"] is not None else "")
@@ -164,6 +168,25 @@ def _ranks(row: Mapping[str, Any]) -> str:
         return text
     telling = f"{row['gold_distinct_token']!r} at {row['gold_distinct_rank']}"
     return text if telling == text else f"{text}; the first token of its own, {telling}"
+
+
+def _ranks_along(base: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
+    """Which tokens of base's long answer the arm doesn't rank first: position, token and rank of the first ones."""
+    ranks, pieces = arm.get(f"{CONTINUATION}_ranks"), base.get(f"{CONTINUATION}_pieces")
+    if not ranks or not pieces:
+        return ""
+    found = [
+        f"{place} {piece!r} at {rank:,}"
+        for place, (piece, rank) in enumerate(zip(pieces, ranks, strict=False))
+        if rank > 1
+    ]
+    if not found:
+        return f"all {len(ranks)} tokens ranked first"
+    more = f", and {len(found) - _LISTED_RANKS} more" if len(found) > _LISTED_RANKS else ""
+    return (
+        f"{len(found)} of {len(ranks)} tokens not ranked first (position, token, rank): "
+        f"{', '.join(found[:_LISTED_RANKS])}{more}"
+    )
 
 
 def _one_line(text: str) -> str:

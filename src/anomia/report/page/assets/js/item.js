@@ -56,10 +56,21 @@ function passageView(item, row, language) {
   return [h("h4", {}, "Passage"), node];
 }
 
-// A long answer, token by token. mark: attributes of the token at a place, or null.
-function longText(pieces, language, mark) {
+// A token with its rank under it. A space before it stays outside; a token of nothing else is shown by a sign.
+function withRank(piece, rank) {
+  const body = piece.trimStart();
+  const space = piece.slice(0, piece.length - body.length);
+  const sign = body ? visible(body) : /\n/.test(space) ? "⏎" : space ? "␣" : "·";
+  const token = h("ruby", {}, h("span", { class: rank > 10 ? "rank lost" : "rank demoted", title: `rank ${rank}` }, sign),
+    h("rt", { dir: "ltr" }, h("span", { class: "sr" }, " rank "), count(rank), h("span", { class: "sr" }, " ")));
+  return h("span", {}, body ? [space, token] : [token, space]);
+}
+
+// A long answer, token by token. mark: attributes of the token at a place, or null. ranks: shown where they are above 1.
+function longText(pieces, language, mark, ranks = []) {
   const text = h("div", { class: "output long foreign", dir: "auto", lang: language, tabindex: 0, role: "region", "aria-label": "long answer" });
-  text.append(...pieces.map((piece, n) => h("span", mark(n) ?? {}, visible(piece))));
+  if (ranks.some((rank) => rank > 1)) text.classList.add("ranked");
+  text.append(...pieces.map((piece, n) => (ranks[n] > 1 ? withRank(piece, ranks[n]) : h("span", mark(n) ?? {}, visible(piece)))));
   return text;
 }
 
@@ -72,16 +83,15 @@ function longEnd(found) {
 function longView(names, base, arm, language) {
   if (!base.long || !arm.long) return null;
   const ranks = arm.long.ranks ?? [];
-  const ranked = (n) => (ranks[n] > 1 ? { class: ranks[n] > 10 ? "rank lost" : "rank demoted", title: `rank ${ranks[n]}` } : null);
   const differs = arm.long.differs;
   const free = (n) => (n === differs ? { class: "differs", title: `token ${n}: here it leaves base's answer` } : n === arm.long.loop ? { class: "differs", title: `token ${n}: here it starts to loop` } : null);
-  const count = (from, to) => ranks.filter((rank) => rank >= from && rank <= to).length;
+  const among = (from, to) => ranks.filter((rank) => rank >= from && rank <= to).length;
   const told = ranks.length > 0 && arm !== base
-    ? `Of base's ${ranks.length} tokens, ${count(2, 10)} are ranked 2 to 10 (underlined) and ${count(11, Infinity)} lower (struck through); point at one to see its rank.`
+    ? `Of base's ${ranks.length} tokens, ${among(2, 10)} are ranked 2 to 10 (underlined) and ${among(11, Infinity)} lower (struck through); the number under each of these is its rank.`
     : null;
   const equal = differs === null || differs === undefined;
   return [h("h4", {}, "Long answer"), told && h("p", { class: "small" }, told),
-    sides([who(names[0], typeof base.long.right === "boolean" && [grade(base.long.right), " "], longEnd(base.long)), h("div", { class: "box" }, longText(base.long.pieces, language, arm === base ? () => null : ranked))],
+    sides([who(names[0], typeof base.long.right === "boolean" && [grade(base.long.right), " "], longEnd(base.long)), h("div", { class: "box" }, longText(base.long.pieces, language, () => null, arm === base ? [] : ranks))],
       [who(names[1], typeof arm.long.right === "boolean" && [grade(arm.long.right), " "], longEnd(arm.long)), arm !== base && h("p", { class: "small" }, equal ? `The same as base's, token for token${arm.long.stopped || base.long.stopped ? ", as far as it goes" : ""}.` : `It leaves base's answer at token ${differs}.`),
         h("div", { class: "box" }, longText(arm.long.pieces, language, free))])];
 }
