@@ -15,7 +15,7 @@ import transformers
 import yaml
 
 from anomia.compress.spec import is_null, parse_arm
-from anomia.errors import StudyError
+from anomia.errors import CompressionError, StudyError
 from anomia.measure.evidence import OVERALL
 from anomia.measure.results import read_results
 from anomia.models.memory import hold
@@ -94,7 +94,38 @@ def test_null_arms_are_base_again(study: Study, tmp_path: Path) -> None:
     assert set(verdicts) == set(study.arms)
 
 
-def test_noise_that_is_none_is_refused_and_the_others_go_on(study: Study, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "arm", "loaded"),
+    [
+        ({}, "null:batch=4", False),
+        ({}, "null:float32", True),
+        ({"dtype": "float32"}, "null:float32", False),
+        ({"batch_size": "auto"}, "null:batch=16", True),
+    ],
+)
+def test_noise_that_is_none_is_refused_before_anything_is_measured(
+    study: Study,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    arm: str,
+    loaded: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("anomia.running.begin.fitting_batch_size", lambda model, need: 16)
+    said: list[str] = []
+    same = study.model_copy(update={"arms": ("null:batch=2", arm), **settings})
+    with pytest.raises(CompressionError, match="base already runs in"):
+        run(same, tmp_path / "run", said)
+    assert any("loading" in line for line in said) == loaded
+    # The folder is not begun, so that a mended study can take it.
+    assert not RunFolder(tmp_path / "run").is_run
+
+
+def test_noise_that_is_none_in_a_run_of_an_earlier_version_is_left_out_and_the_others_go_on(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for where in ("begin", "execute"):
+        monkeypatch.setattr(f"anomia.running.{where}.check_differs", lambda *_, **__: None)
     same = study.model_copy(update={"arms": ("null:batch=4", "null:float32", "null:batch=2")})
     records = run(same, tmp_path / "run")
     assert set(records["arm"].unique()) == {"base", "null:batch=2"}

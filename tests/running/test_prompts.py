@@ -281,3 +281,18 @@ def test_what_cannot_be_asked_is_said_at_once(prompts: Path, tmp_path: Path) -> 
     assert "can't be read" in refusal(chat=True, chat_template=str(tmp_path / "none.jinja"))
     (tmp_path / "plain.jinja").write_text("no braces")
     assert "not a Jinja template" in refusal(chat=True, chat_template=str(tmp_path / "plain.jinja"))
+
+
+def test_a_conversation_without_a_template_is_refused_before_anything_is_loaded(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns = [("user", "Who?"), ("assistant", "Ann."), ("user", "Where?")]
+    talk = [{"role": role, "content": text} for role, text in turns]
+    (tmp_path / "talk.jsonl").write_text(json.dumps({"id": "one", "messages": talk}) + "\n")
+    monkeypatch.setattr("anomia.running.model.load_model", pytest.fail)
+    assert anomia(*run(model_folder, tmp_path / "talk.jsonl", tmp_path / "run")) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        "item 'one' is a conversation of 3 messages, which only a chat template can write; give --chat"
+        in said
+    )

@@ -166,16 +166,25 @@ def encode_item(
         limit = max(0, min(limit, encoded.prompt_tokens) - int(excess))
 
 
+def check_written(question: Question, *, chat: bool) -> None:
+    """Refuse a conversation without a chat template.
+
+    Raises:
+        ModelError: a prompt has several messages, and `chat` is false.
+    """
+    if question.messages and not chat:
+        raise ModelError(
+            f"item {question.id!r} is a conversation of {len(question.messages)} messages, which only a chat template "
+            "can write; give --chat"
+        )
+
+
 def _encode_prompt(
     item: Item, tokenizer: Any, form: PromptEncoding, base: BaseAnswer | None, own: bool
 ) -> EncodedItem:
     """Encodes a prompt that is sent as it is, or as the chat template writes it, and never cut."""
     question = item.question
-    if question.messages and not form.chat:
-        raise ModelError(
-            f"item {question.id!r} is a conversation of {len(question.messages)} messages, which only a chat template "
-            "can write; give --chat"
-        )
+    check_written(question, chat=form.chat)
     try:
         rendered = _written(tokenizer, question.messages or question.question, form)
     except ModelError as error:

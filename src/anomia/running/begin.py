@@ -30,6 +30,7 @@ from anomia.run_folder import RunFolder, runs_of
 from anomia.running.answerer import LocalModel
 from anomia.running.cells import OpenCell, PlannedCell
 from anomia.running.folder import begin_run
+from anomia.running.nulls import check_differs
 from anomia.running.progress import Progress
 from anomia.running.shard import decoding, encode, need_of
 from anomia.running.sources import code_of, note_base
@@ -45,8 +46,16 @@ _EXCLUDED = {
 
 
 def begin(cell: PlannedCell, base: LocalModel, progress: Progress, reuse: Sequence[Path] = ()) -> OpenCell:
-    """Creates a cell's folder, with the provenance of model, machine and items."""
+    """Creates a cell's folder, with the provenance of model, machine and items.
+
+    Raises:
+        CompressionError: a null arm would be base itself.
+    """
     study, item_sets, loaded = cell.study, cell.item_sets, base.loaded
+    dtype = str(loaded.model.dtype).removeprefix("torch.")
+    batch_size = batch_size_of(study, item_sets, base, reuse)
+    for arm in cell.arms[1:]:
+        check_differs(arm, dtype=dtype, batch_size=batch_size)
     for items in item_sets:
         for reason, count in items.excluded.items():
             if count and reason in _EXCLUDED:
@@ -62,10 +71,10 @@ def begin(cell: PlannedCell, base: LocalModel, progress: Progress, reuse: Sequen
         "torch": str(torch.__version__),
         "transformers": transformers.__version__,
         "machine": _machine(loaded.device),
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "dtype": dtype,
         "engine": base.engine.name,
         "architecture": architecture(loaded.model),
-        "batch_size": batch_size_of(study, item_sets, base, reuse),
+        "batch_size": batch_size,
         "eos_token_ids": list(loaded.eos_token_ids),
         "positions": loaded.positions,
         "today": datetime.date.today().isoformat(),

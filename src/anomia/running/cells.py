@@ -12,6 +12,7 @@ from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Arm, Served
 from anomia.items import ItemSet, build_items, read_questions
 from anomia.items.sets import SETS
+from anomia.probe.encode import check_written
 from anomia.running.compress import uses_own_text
 from anomia.running.folder import OpenedRun, Shard, check_same, open_run, set_damaged_aside, shards_of
 from anomia.running.progress import Progress
@@ -122,9 +123,16 @@ def open_cell(name: str, study: Study, path: Path, progress: Progress) -> Planne
 
 
 def read_items(study: Study) -> list[ItemSet]:
-    """The items of a study, one set per language."""
+    """The items of a study, one set per language.
+
+    Raises:
+        AnomiaError: they can't be used, or not without a chat template.
+    """
     questions = read_questions(where_read(study), study.languages)
     sets = build_items(questions, dataset=study.data, limit=study.limit, seed=study.seed)
+    for items in sets.values():
+        for item in items.items:
+            check_written(item.question, chat=study.chat)
     return list(sets.values())
 
 

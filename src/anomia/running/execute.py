@@ -28,6 +28,7 @@ from anomia.running.differences import compare_arms, store_differences
 from anomia.running.log import JsonLog
 from anomia.running.model import make_arm, make_base
 from anomia.running.noise import lacks_noise, measure_noise
+from anomia.running.nulls import check_differs
 from anomia.running.progress import Ahead, Progress, Several
 from anomia.running.reuse import reuse_base
 from anomia.running.shard import check_finished, measure_shard
@@ -128,8 +129,14 @@ def _look_at_arms(cells: Sequence[PlannedCell], progress: Progress) -> None:
 
     Raises:
         ModelError: a run that has not been started names a folder or file that isn't a model.
+        CompressionError: by the settings of a study that has not been started, a null arm would be base itself.
         MissingExtraError: the packages for asking servers are not installed.
     """
+    for cell in cells:
+        given = cell.study.model_dump(include={"dtype", "batch_size"})
+        known = {name: None if value == "auto" else value for name, value in given.items()}
+        for arm in cell.arms[1:] if cell.run is None else ():
+            check_differs(arm, **known)
     first = {arm.steps[0]: arm.name for cell in cells for arm in cell.arms[1:] if cell.pending(arm.name)}
     for step, name in first.items():
         if isinstance(step, Checkpoint) and all(cell.run is None for cell in cells):

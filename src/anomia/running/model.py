@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from anomia.compress.catalogue import NULL_DTYPES
 from anomia.compress.size import stored_bytes
 from anomia.compress.steps import Checkpoint, Null, Quantize, Served, Step
 from anomia.endpoint.ready import check_same, known_by, notes_of, reach
 from anomia.endpoint.tokens import count_tokens, served_differences
-from anomia.errors import CompressionError, RunError
+from anomia.errors import RunError
 from anomia.items import Question
 from anomia.items.sets import only_probes
 from anomia.models import LoadedModel, load_model, load_tokenizer
@@ -30,6 +29,7 @@ from anomia.running.cells import OpenCell, PlannedCell, Turn
 from anomia.running.compress import compress_arm, is_of_answers, sources_of
 from anomia.running.differences import served_prompts, settle_served
 from anomia.running.folder import Shard
+from anomia.running.nulls import check_differs
 from anomia.running.progress import Progress
 from anomia.study import Study
 
@@ -77,7 +77,9 @@ def make_arm(turn: Turn, progress: Progress) -> Answerer:
         for cell in turn.cells:
             check_base(cell.run, loaded)
     if null is not None:
-        _check_differs(turn, null)
+        for cell in turn.cells:
+            provenance = cell.run.provenance
+            check_differs(turn.arm, dtype=provenance["dtype"], batch_size=int(provenance["batch_size"]))
         rest = (Quantize(null.method),) if null.method else ()
     base = None if checkpoint is not None else loaded
     report = {
@@ -183,25 +185,6 @@ def _settle_precision(study: Study, loaded: LoadedModel, progress: Progress) -> 
     if precision.dtype == loaded.model.dtype:
         return loaded
     return load(study, loaded.name, progress, str(precision.dtype).removeprefix("torch."))
-
-
-def _check_differs(turn: Turn, null: Null) -> None:
-    """Refuses a null arm with base's own dtype or batch size.
-
-    Raises:
-        CompressionError: the arm would be identical to base.
-    """
-    for cell in turn.cells:
-        provenance = cell.run.provenance
-        if null.dtype is not None and null.dtype == provenance["dtype"]:
-            others = " or ".join(f"null:{name}" for name in NULL_DTYPES if name != null.dtype)
-            raise CompressionError(
-                f"{null}: base already runs in {null.dtype}; take {others}, or null:batch=N"
-            )
-        if null.batch is not None and null.batch == int(provenance["batch_size"]):
-            raise CompressionError(
-                f"{null}: base already runs in batches of {null.batch}; take another number"
-            )
 
 
 def _reach(turn: Turn, step: Served, progress: Progress) -> RemoteModel:
