@@ -111,10 +111,30 @@ def _other_names(
             (_PLACES_CYRILLIC, _PEOPLE_CYRILLIC) if re.search("[А-я]", text) else (_PLACES, _PEOPLE)
         )
         usual: Sequence[str] = places if place else people
-        pool = [name for name in given or usual if name != match.group()] or list(usual)
+        old = match.group()
+        pool = [name for name in given if not _may_be_same(name, old)]
+        pool = pool or [name for name in usual if not _may_be_same(name, old)]
         # A name of as many words is more likely to be of the same kind.
-        alike = [name for name in pool if (" " in name) == (" " in match.group())]
-        yield _instead(text, match, draw.choice(alike or pool))
+        alike = [name for name in pool if (" " in name) == (" " in old)]
+        if pool:
+            yield _instead(text, match, draw.choice(alike or pool))
+
+
+def _may_be_same(one: str, other: str) -> bool:
+    """Whether two names may be the same in fuller, shorter or inflected form, so that an exchange need not be an error.
+
+    >>> _may_be_same("Ana Rosa Lopez", "Ana Lopez"), _may_be_same("Марты", "Марта Силва"), _may_be_same("Peru", "Lima")
+    (True, True, False)
+    """
+    first, second = (re.split(r"[ -]", re.sub("['’]s?$", "", name.lower())) for name in (one, other))
+    return any(_alike(part, whole) for part in first for whole in second)
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two words are equal but for their endings: in words of five or more letters, the last two may differ."""
+    shorter, longer = sorted((one, other), key=len)
+    stem = shorter if len(shorter) < 5 else shorter[: max(4, len(shorter) - 2)]
+    return bool(shorter) and (longer.startswith(stem) if len(shorter) > 2 else one == other)
 
 
 def written_in(text: str, expected: str) -> str:
