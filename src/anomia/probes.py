@@ -290,6 +290,8 @@ FORMATS: tuple[AnswerFormat, AnswerFormat] = ("open", "choice")
 STUDY_PROBES: tuple[str, ...] = tuple(p.name for p in PROBES if p.asked_by in ("", p.name))
 DEFAULT_PROBES: tuple[str, ...] = tuple(name for name in STUDY_PROBES if BY_NAME[name].by_default)
 (CONTINUATION,) = (p.name for p in PROBES if p.kind == "continuation")
+# How many of base's likeliest tokens are kept at each position of its long answer; all others are one outcome.
+ALONG_TOKENS = 32
 # What a server may be unable to say of a long answer it gives.
 ALONG = "ranks along base's long answer"
 (RANK,) = (p.name for p in PROBES if p.kind == "placement")

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from anomia.probes import ALONG_TOKENS
+
 TokenIds = tuple[int, ...]
 
 
@@ -94,7 +96,7 @@ class Decoding:
     temperature: float = 1.0
     sample_seeds: tuple[int, ...] = (42,)
     top_tokens: int = 256
-    forced_top_tokens: int = 32
+    forced_top_tokens: int = ALONG_TOKENS
     end_loops: bool = False
 
 

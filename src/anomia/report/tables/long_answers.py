@@ -5,6 +5,7 @@ from __future__ import annotations
 from anomia.measure.frame import POOLED
 from anomia.measure.long_answers import MOST_MORE_DERAILED, safe_tokens
 from anomia.measure.measures import along, long
+from anomia.probes import ALONG_TOKENS
 from anomia.report.tables.arm_results import ArmResults
 from anomia.report.tables.table import (
     LANGUAGE,
@@ -47,18 +48,20 @@ ALONG = (
     ),
     named(along("kl"), "KL\n(nats)")._replace(kind="number"),
 )
+# Merging tokens can only lower a divergence.
+_KL = f"KL(base ‖ arm), a lower bound: over base's {ALONG_TOKENS} likeliest tokens, and all others as one"
 FREE_FILE = Filed(
     "long_answers",
     "Long answers (%)",
     "Free answers: greedy, from the prompt alone. Never end: they reach the limit of tokens. Along base's answer: "
-    "the arm is given base's tokens, and ranks each next one. KL in nats.",
+    f"the arm is given base's tokens, and ranks each next one. {_KL}, in nats.",
     keys=2,
 )
 DAMAGE_FILE = Filed(
     "long_answers_by_position",
     "Long answers by position (%)",
     "Tokens of the answer are counted from 0. Rank: of base's tokens, given base's tokens before them. Followed: free "
-    "answers that equal base's up to the end of the stretch. KL in nats.",
+    f"answers that equal base's up to the end of the stretch. {_KL}, in nats.",
     keys=3,
 )
 
@@ -94,6 +97,7 @@ def long_answers(subject: ArmResults) -> Table:
         (
             "never end: they reach the limit of tokens; more: points above base's; rank and KL: of each token of "
             "base's answer, given the tokens before it",
+            _KL,
             *([_STOPPED] if stopped else []),
         )
         if rows
@@ -153,4 +157,5 @@ def _notes(subject: ArmResults) -> list[Note]:
         else f"no safe length: up to one, at most {most} more answers derail than in base, and at most half of base's "
         "own",
         explained,
+        _KL,
     ]
