@@ -197,7 +197,7 @@ def test_what_decides_the_dtype(
     assert found is not None
     assert (found.dtype, found.times) == (torch.bfloat16, 2.1)
     assert "2.1 times as long" in found.why
-    monkeypatch.setattr(precision, "_WEIGHTS_SHARE", 1e-12)
+    monkeypatch.setattr(precision, "FLOAT32_SHARE", 1e-12)
     found = precision_for(half)
     assert found is not None
     assert found.dtype == torch.bfloat16

@@ -23,17 +23,11 @@ from anomia.models.sizes import Sizes, number, sizes_of
 from anomia.plan.cost import forecast, on_machine
 from anomia.plan.machines import MACHINES
 from anomia.plan.stand_ins import config_of
-from anomia.probe.memory import SPARE, free_bytes
+from anomia.probe.memory import BESIDE, SPARE, free_bytes
 from anomia.probes import CONTINUATION
 from anomia.running.cells import OpenCell
 from anomia.study import Study
 from anomia.words import counted
-
-_BESIDE = 1_100_000_000
-"""Bytes of the libraries, the tokenizers, the run's records and what making the arm leaves behind.
-
-Measured with Gemma.
-"""
 
 
 class LocatePlan(NamedTuple):
@@ -136,7 +130,7 @@ def plan_of(cell: OpenCell, arm: str, options: LocateOptions) -> LocatePlan:
 
 def _needed(parameters: int, sizes: Sizes, vocabulary: int, item: int, tokens: int) -> int:
     """Bytes for base, the compressed model and a copy of its weights, with gradients of a batch. item: of a weight."""
-    return 3 * parameters * item + _BESIDE + _activations(sizes, vocabulary, item, tokens)
+    return 3 * parameters * item + BESIDE + _activations(sizes, vocabulary, item, tokens)
 
 
 def _check_fits(needed: int, arm: str, device: torch.device) -> int:

@@ -9,12 +9,14 @@ larger one counts.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import accelerate
+import torch
 import transformers
 
 from anomia.compress.catalogue import CATALOGUE
@@ -30,7 +32,8 @@ from anomia.plan.stand_ins import config_of, item_sets_of, tokenizer_of
 from anomia.probe.ask import Ask
 from anomia.probe.continuation import LongQuestion, longest_ask
 from anomia.probe.encode import EncodedItem
-from anomia.probe.memory import LARGEST, LARGEST_ON_CPU, SPARE, MemoryNeed
+from anomia.probe.memory import BESIDE, LARGEST, LARGEST_ON_CPU, SPARE, MemoryNeed
+from anomia.probe.precision import FLOAT32_SHARE, HALF
 from anomia.probe.prefill import lay_out
 from anomia.probes import CHOICE_OWN, CONTINUATION, NO_QUESTION_ENDING
 from anomia.running.cells import CellRun, PlannedCell, models_of
@@ -88,6 +91,7 @@ class ModelSize:
     """Sizes counted on a model without weights.
 
     parameters, active, head: numbers of weights in total, used per token in the decoder, and in the output head.
+    in_float32: the need if a run on a CPU may turn the stored half precision into float32; None if it doesn't.
     """
 
     name: str
@@ -97,6 +101,26 @@ class ModelSize:
     head: int
     layers: int
     need: MemoryNeed
+    in_float32: MemoryNeed | None = None
+
+    def need_on(self, machine: Machine) -> MemoryNeed:
+        """The memory need on a machine; on a CPU in float32, which a run prefers there, if the weights leave room."""
+        return self.need if not self._turned(machine) or self.in_float32 is None else self.in_float32
+
+    def peak_on(self, machine: Machine, batch: int) -> int:
+        """Peak bytes on a machine. On a CPU, loading counts too: the stored weights next to float32 ones, and copies of
+        the two largest tensors.
+        """
+        need = self.need_on(machine)
+        if not machine.cores:
+            return need.total(batch)
+        stored = self.need.weights if self._turned(machine) else 0
+        loading = need.weights + stored + 2 * self.head * need.weights // max(1, self.parameters)
+        return BESIDE + max(need.total(batch), loading)
+
+    def _turned(self, machine: Machine) -> bool:
+        exact = self.in_float32
+        return machine.cores and exact is not None and exact.weights <= FLOAT32_SHARE * machine.memory
 
     @property
     def weight_bytes(self) -> int:
@@ -156,7 +180,9 @@ def forecast(matrix: Matrix) -> list[CellForecast]:
         sets, counts, real = item_sets_of(study)
         run = CellRun(cell.name, study, Path(cell.name), sets, None)
         per_item, short, encoded = _per_item(run, loaded, counts)
-        size = _measured(study, loaded, need_of(loaded.model, encoded, decoding(study)))
+        size = _measured(
+            study, loaded, _need(study, loaded, encoded), _need_in_float32(study, loaded, encoded)
+        )
         items = sum(counts.values())
         work = {}
         for arm in run.arms:
@@ -177,12 +203,14 @@ def forecast(matrix: Matrix) -> list[CellForecast]:
 def on_machine(cell: CellForecast, machine: Machine) -> Stay:
     """The time of a cell on a machine, in the study's batch size or the largest that fits (docs/engine.md, Memory)."""
     size, study = cell.size, cell.study
-    need = size.need
-    room = (SPARE * machine.memory - need.weights - need.fixed) / max(1, need.item)
+    need = size.need_on(machine)
+    beside = BESIDE if machine.cores else 0
+    room = (SPARE * machine.memory - beside - need.weights - need.fixed) / max(1, need.item)
     largest = LARGEST_ON_CPU if machine.cores else LARGEST
     batch = study.batch_size if study.batch_size != "auto" else int(min(largest, room))
-    if batch < 1 or need.total(batch) > machine.memory:
-        return Stay(None, max(batch, 1), need.total(max(batch, 1)), "does not fit into its memory")
+    peak = size.peak_on(machine, max(batch, 1))
+    if batch < 1 or peak > machine.memory:
+        return Stay(None, max(batch, 1), peak, "does not fit into its memory")
     rate, work = machine.rate(size.dtype), cell.total
     compute = 2 * (work.tokens * size.active + work.reads * size.head) / rate
     # The time of the steps if bound by reading weights or by launching layers.
@@ -190,7 +218,7 @@ def on_machine(cell: CellForecast, machine: Machine) -> Stay:
     reading = steps * max(size.weight_bytes / (0.6 * machine.bandwidth), size.layers * machine.pass_seconds)
     calibration = 2 * work.calibration * size.active / (rate * _CALIBRATION_SHARE)
     loading = work.loads * (LOAD_SECONDS + size.weight_bytes / READ_BYTES)
-    return Stay(max(compute, reading) + calibration + loading, batch, need.total(batch))
+    return Stay(max(compute, reading) + calibration + loading, batch, peak)
 
 
 def _operations(work: Work, size: ModelSize) -> float:
@@ -335,7 +363,26 @@ def _dtype(study: Study) -> str:
     return stored if stored in DTYPES else "bfloat16"
 
 
-def _measured(study: Study, loaded: LoadedModel, need: MemoryNeed) -> ModelSize:
+def _need(study: Study, loaded: LoadedModel, encoded: Sequence[EncodedItem]) -> MemoryNeed:
+    return need_of(loaded.model, encoded, decoding(study), own=CHOICE_OWN in study.probes)
+
+
+def _need_in_float32(study: Study, loaded: LoadedModel, encoded: Sequence[EncodedItem]) -> MemoryNeed | None:
+    """The need of a model in float32 if a run on a CPU may choose that over the stored type; else None."""
+    model, stored = loaded.model, loaded.model.dtype
+    packed = getattr(model.config, "quantization_config", None) is not None
+    if study.dtype != "auto" or packed or stored not in HALF:
+        return None
+    try:
+        model.to(torch.float32)
+        return _need(study, loaded, encoded)
+    finally:
+        model.to(stored)
+
+
+def _measured(
+    study: Study, loaded: LoadedModel, need: MemoryNeed, in_float32: MemoryNeed | None
+) -> ModelSize:
     model = loaded.model
     config = model.config.get_text_config()
     head = model.get_output_embeddings().weight
@@ -355,6 +402,7 @@ def _measured(study: Study, loaded: LoadedModel, need: MemoryNeed) -> ModelSize:
         head=head.numel(),
         layers=sizes_of(config).layers,
         need=need,
+        in_float32=in_float32,
     )
 
 

@@ -31,6 +31,11 @@ from anomia.probe.tree import capacity, paths_of_rows, searched_paths
 
 SPARE = 0.8
 """The share of free memory that may be used."""
+BESIDE = 1_100_000_000
+"""Bytes on a CPU besides model and probes: libraries, tokenizers, a run's records, and what is freed but kept.
+
+Measured with Gemma, whose tokenizer is large.
+"""
 LARGEST_ON_CPU = 16
 LARGEST = 128
 """Batches larger than these are no faster."""

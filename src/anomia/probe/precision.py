@@ -21,14 +21,14 @@ from anomia.probe.twin import shallow_twin
 # Float32 is used only if it costs less than this many times the stored dtype.
 MOST_TIMES = 2.0
 # The share of free memory that float32 weights may take.
-_WEIGHTS_SHARE = 0.4
+FLOAT32_SHARE = 0.4
 # The passes for a batch of about 16 items, as (shape of the token ids, number of passes): the prompts, then steps of
 # one token for all paths.
 _PASSES = (((1, 256), 24), ((32, 1), 32))
 # Positions that the head reads in each pass.
 _HEAD_PLACES = 32
 _REPEATS = 2
-_HALF = (torch.float16, torch.bfloat16)
+HALF = (torch.float16, torch.bfloat16)
 
 
 class Precision(NamedTuple):
@@ -66,13 +66,13 @@ def precision_for(model: Any) -> Precision | None:
 def fits_float32(model: Any) -> bool:
     """Whether a model is in half precision on a CPU and its float32 weights would take a small share of free memory."""
     return (
-        _is_half_on_cpu(model) and _float32_bytes(model) <= _WEIGHTS_SHARE * psutil.virtual_memory().available
+        _is_half_on_cpu(model) and _float32_bytes(model) <= FLOAT32_SHARE * psutil.virtual_memory().available
     )
 
 
 def _is_half_on_cpu(model: Any) -> bool:
     packed = getattr(model.config, "quantization_config", None) is not None
-    return not packed and model.device.type == "cpu" and model.dtype in _HALF
+    return not packed and model.device.type == "cpu" and model.dtype in HALF
 
 
 def _float32_bytes(model: Any) -> int:

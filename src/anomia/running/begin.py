@@ -26,6 +26,7 @@ from anomia.models.fingerprint import (
 )
 from anomia.models.sizes import vocabulary_of
 from anomia.probe.memory import fitting_batch_size
+from anomia.probes import CHOICE_OWN
 from anomia.run_folder import RunFolder, runs_of
 from anomia.running.answerer import LocalModel
 from anomia.running.cells import OpenCell, PlannedCell
@@ -116,7 +117,8 @@ def batch_size_of(
         for item, items in zip(longest, item_sets, strict=True)
     ]
     settings = replace(decoding(study), eos_token_ids=base.loaded.eos_token_ids)
-    return fitting_batch_size(base.loaded.model, need_of(base.loaded.model, encoded, settings))
+    need = need_of(base.loaded.model, encoded, settings, own=CHOICE_OWN in study.probes)
+    return fitting_batch_size(base.loaded.model, need)
 
 
 def _fertility(items: ItemSet, tokenizer: Any) -> dict[str, Any] | None:

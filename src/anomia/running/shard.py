@@ -12,7 +12,7 @@ from anomia.errors import ModelError
 from anomia.items import Item, ItemSet
 from anomia.items.own import OwnOptions, own_item, own_options
 from anomia.items.sets import set_of
-from anomia.probe.ask import Decoding, Distribution, OnSplit
+from anomia.probe.ask import Ask, Decoding, Distribution, OnSplit
 from anomia.probe.continuation import BaseAnswer, longest_ask
 from anomia.probe.encode import EncodedItem, PromptEncoding, encode_item
 from anomia.probe.memory import MemoryNeed, estimate, larger
@@ -251,15 +251,40 @@ def encode(
     )
 
 
-def need_of(model: Any, encoded: Sequence[EncodedItem], settings: Decoding) -> MemoryNeed:
-    """The memory need of the largest of these items, with their long answers."""
+def need_of(
+    model: Any, encoded: Sequence[EncodedItem], settings: Decoding, *, own: bool = False
+) -> MemoryNeed:
+    """The memory need of the largest of these items, with their long answers.
+
+    own: options made from base's answers are asked as well, in a pass of their own.
+    """
     # Prompts are only answered at length.
     need = estimate(model, [item.ask for item in encoded if item.ask.greedy], settings)
+    if own:
+        again = [_longest_own(item.ask, settings.max_new_tokens) for item in encoded]
+        need = larger(need, estimate(model, again, settings))
     for limit in {item.long.limit for item in encoded if item.long}:
         asks = [longest_ask(item.long) for item in encoded if item.long and item.long.limit == limit]
         at_length = replace(settings, max_new_tokens=limit, sample_seeds=())
         need = larger(need, estimate(model, asks, at_length))
     return need
+
+
+def _longest_own(ask: Ask, limit: int) -> Ask:
+    """The second pass of an item whose answer, and so each option made from it, has as many tokens as it may have."""
+    longest = {
+        name: replace(
+            ask.options[name],
+            # Different from the first token on, so that they share nothing.
+            sequences=tuple(
+                tokens[: ask.options[name].start] + (place,) * limit
+                for place, tokens in enumerate(ask.options[name].sequences)
+            ),
+        )
+        for name in _ASKED_OF_OWN
+        if name in ask.options
+    }
+    return Ask(ask.item_id, options=longest)
 
 
 def decoding(study: Study) -> Decoding:

@@ -95,8 +95,8 @@ def places(cells: Sequence[CellForecast], machines: Sequence[Machine]) -> Table:
         rules.append(len(rows) - 1)
     models = {cell.size.name: cell.size.weight_bytes for cell in cells}
     notes: list[Note] = [
-        f"models on disk: {sum(models.values()) / 1e9:.1f} GB; memory is weights and cache at the peak "
-        "(docs/engine.md)",
+        f"models on disk: {sum(models.values()) / 1e9:.1f} GB; memory is weights and cache at the peak, on CPUs with "
+        "the libraries, and in float32 where a run may choose it (docs/engine.md)",
         "two CPU cores are measured, GPUs assumed: --machine NAME:share=0.5,dollars=2 changes them (docs/scale.md)",
     ]
     if not all(cell.exact for cell in cells):
