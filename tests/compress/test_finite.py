@@ -18,7 +18,7 @@ from anomia.compress.blocks import find_blocks
 from anomia.compress.calibration import Windows, make_batches
 from anomia.compress.folder import compress_folder
 from anomia.compress.matrices import WeightMatrix
-from anomia.compress.methods import prunerzero
+from anomia.compress.methods import gradients
 from anomia.compress.methods.magnitude import UNREACHED
 from anomia.compress.methods.masks import lowest
 from anomia.compress.methods.prunerzero import prunerzero_cut
@@ -69,7 +69,7 @@ def test_activations_that_are_too_large_are_refused(make_model: Make, windows: W
 
 DAMAGED = "has 1 of [0-9,]+ values that are NaN or infinite: the weights themselves are damaged"
 ALL_METHODS = [
-    *("magnitude:0.5", "wanda:0.5", "ria:2:4", "sparsegpt:0.5", "alps:0.5", "wandapp:0.5", "mwanda:0.5", "prunerzero:0.5"),
+    *("magnitude:0.5", "wanda:0.5", "ria:2:4", "sparsegpt:0.5", "alps:0.5", "wandapp:0.5", "mwanda:0.5", "prunerzero:0.5", "fisher:0.5"),
     *("wanda:0.5,allocation=owl", "wanda:0.5+dsnot", "wanda:0.5+update", "gptq:4,group=8", "awq:4,group=8"),
     *("flap:0.2", "slicegpt:0.2", "shortgpt:0.34", "embeddings:q8_0"),
 ]  # fmt: skip
@@ -296,9 +296,9 @@ def test_a_gradient_of_zero_is_told_apart(make_model: Make, windows: Windows) ->
     report = pruned(model, "prunerzero:0.5", windows)
     notes = {m.name.removeprefix("model.layers."): m.note for m in report.matrices if "gradient" in m.note}
     assert notes == {
-        **{f"0.self_attn.{name}_proj": prunerzero.SILENT for name in "qkvo"},
-        **{f"1.self_attn.{name}_proj": prunerzero.ZERO for name in "qkv"},
-        **{f"2.mlp.{name}_proj": prunerzero.ZERO for name in ("gate", "up")},
+        **{f"0.self_attn.{name}_proj": gradients.SILENT for name in "qkvo"},
+        **{f"1.self_attn.{name}_proj": gradients.ZERO for name in "qkv"},
+        **{f"2.mlp.{name}_proj": gradients.ZERO for name in ("gate", "up")},
     }
 
 
@@ -311,7 +311,7 @@ def test_an_expert_without_tokens_has_no_gradient() -> None:
     unreached = {m.name.split("[")[1] for m in report.matrices if m.note.startswith(UNREACHED)}
     assert unreached
     assert not any(
-        note.startswith((prunerzero.SILENT, prunerzero.ZERO)) for note in (m.note for m in report.matrices)
+        note.startswith((gradients.SILENT, gradients.ZERO)) for note in (m.note for m in report.matrices)
     )
 
 

@@ -44,6 +44,8 @@ _ONLY_READ = {
     "view": "it serves until it is stopped",
     "demo": "it takes the real model and minutes; the slow tests and every `make demo` run it",
     "locate": "it needs items that base answers, and tiny random models answer none; tests/locate has some",
+    "answers": "it would answer whole data sets; tests/running/test_answers.py runs it on small ones",
+    "repair": "it needs a model and the same model pruned; tests/compress/test_repair.py has some",
     "import": "it needs the logs of another harness; tests/interop has real ones",
 }
 _FAR = {
