@@ -96,4 +96,4 @@ def test_a_model_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path:
     with pytest.raises(SystemExit) as ended:
         main(["compare", str(tmp_path / "none"), "x/y", "--out", str(tmp_path / "run")])
     assert ended.value.code == 2
-    assert "there is no folder" in " ".join(capsys.readouterr().err.split())
+    assert "no folder has this name" in " ".join(capsys.readouterr().err.split())
