@@ -144,6 +144,29 @@ def test_a_folder_without_weights_and_one_with_pickle(model_folder: Path, tmp_pa
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["show", "{}"],
+        ["compare", "./nowhere", "{}"],
+        ["run", "--base", "{}", "--arm", "magnitude:0.5", "--data", "demo", "--out", "out"],
+        ["run", "--base", "./nowhere", "--arm", "wanda:0.5", "--data", "demo", "--calibration", "file:{}", "--out", "out"],
+        ["run", "--base", "./nowhere", "--arm", "wanda:0.5", "--data", "jsonl:{}", "--out", "out"],
+        ["run", "--base", "./nowhere", "--arm", "wanda:0.5", "--data", "demo", "--out", "{}"],
+    ],
+)  # fmt: skip
+def test_a_path_that_the_system_refuses(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "x" * 300
+    seen = anomia(*(argument.format(name) for argument in arguments))
+    assert seen.returncode == 2, seen
+    assert seen.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in seen.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_commands_on_something_that_is_no_run(tmp_path: Path) -> None:
     for command in (["show", tmp_path], ["items", tmp_path], ["export", tmp_path, tmp_path / "x.csv"]):
         done = anomia(*command)

@@ -153,6 +153,11 @@ def test_files_of_names(text: str, tmp_path: Path) -> None:
     assert read_kept(",".join(KEPT)) == KEPT
 
 
+def test_a_list_may_be_longer_than_the_name_of_a_file() -> None:
+    names = [f"model.layers.{layer}.mlp.down_proj" for layer in range(300)]
+    assert read_kept(",".join(names)) == tuple(names)
+
+
 def test_a_missing_file_is_not_taken_for_a_name(tmp_path: Path) -> None:
     for name in ("dense.json", "folder/dense"):
         with pytest.raises(AnomiaError, match="matrices to keep dense"):

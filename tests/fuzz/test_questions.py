@@ -57,7 +57,7 @@ def check(data: str, place: Path) -> None:
         sets = build_items(questions, dataset=data, limit=4, seed=1)
     except AnomiaError as error:
         assert str(error).startswith("data: ")  # noqa: PT017
-        if whole_program():
+        if whole_program(data.encode("utf-8", "replace") + str(error).encode("utf-8", "replace")):
             refused(
                 call("run", "--base", "./nowhere", "--arm", "magnitude:0.5", "--data", data, "--out", out)
             )

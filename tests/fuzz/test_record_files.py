@@ -57,7 +57,7 @@ def put(file: Path, content: bytes, checksum: bool) -> None:
 def look(copy: Path, *, tables: bool) -> None:
     """Every command that reads records ends well, or with one message and without a file."""
     out = copy.parent / "rows.csv"
-    if not tables and not whole_program():
+    if not tables and not whole_program(some_record(copy).read_bytes()):
         out.unlink(missing_ok=True)
         try:
             export_run(copy, out)

@@ -66,7 +66,7 @@ def check(content: bytes, place: Path) -> None:
         matrix = read_matrix(file, {})
     except AnomiaError as error:
         assert str(error).startswith("study: ")  # noqa: PT017
-        if whole_program():
+        if whole_program(content):
             refused(call("run", file, "--out", out))
         assert not out.exists()
     else:

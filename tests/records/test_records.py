@@ -31,6 +31,7 @@ from anomia.records import (
     write_rows,
 )
 from anomia.records.replied import kl_divergence, string_presence
+from anomia.records.store import checked
 from anomia.run_folder import RunFolder
 
 OPTIONS = ("Oslo", "Rome", "Bern", "Bonn")
@@ -238,6 +239,22 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "records" / "x.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(RunError, match="can't be read"):
         RunFolder(tmp_path).records()
+
+
+def test_a_long_answer_without_its_tokens_is_refused(
+    encoded: EncodedItem, tokenizer: Any, tmp_path: Path
+) -> None:
+    found = row(encoded, tokenizer, greedy={"open": "Rome"})
+    frame = pl.DataFrame([found], schema=dict(SCHEMA), orient="row")
+    assert checked(frame, tmp_path / "x.parquet").equals(frame)
+    spoiled = frame.with_columns(continuation_text=pl.lit("gone"))
+    for bad, named in (
+        (spoiled, "continuation_ids"),
+        (spoiled.with_columns(continuation_ids=pl.lit([1], dtype=pl.List(pl.Int32))), "continuation_pieces"),
+        (spoiled.drop("continuation_ids"), "continuation_ids"),
+    ):
+        with pytest.raises(RunError, match=named):
+            checked(bad, tmp_path / "x.parquet")
 
 
 def test_a_full_disk_is_said_and_nothing_half_written_stays(

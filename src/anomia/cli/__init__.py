@@ -55,7 +55,7 @@ __all__ = [
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point. An `AnomiaError` becomes a message and exit code 2."""
+    """The entry point. An `AnomiaError`, or a path that the system refuses, becomes a message and exit code 2."""
     warnings.filterwarnings("ignore", module=r"(?!anomia)")
     for talkative in ("transformers", "torch.utils._pytree", "torchao", "huggingface_hub.utils._http"):
         logging.getLogger(talkative).setLevel(logging.ERROR)
@@ -64,6 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             app(args=arguments)
     except AnomiaError as error:
         err_console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            raise
+        # Names that are too long, folders that may not be read, files that stand where a folder should.
+        words = (
+            f"error: {error.filename}: {error.strerror.lower()}; give another path, or change its permissions"
+        )
+        err_console.print(words, style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
 
 

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 _KEPT = "_anomia_kept"
 
 
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError:
+        # A long list of names is too long for the name of a file.
+        return False
+
+
 def read_kept(given: Path | str) -> tuple[str, ...]:
     """Read names of matrices: comma-separated, or from a file.
 
@@ -28,7 +36,7 @@ def read_kept(given: Path | str) -> tuple[str, ...]:
         StudyError: there are no names in it.
     """
     file = Path(given)
-    if not file.is_file() and "/" not in str(given) and file.suffix not in (".json", ".txt"):
+    if not _is_file(file) and "/" not in str(given) and file.suffix not in (".json", ".txt"):
         return tuple(dict.fromkeys(names(str(given))))
     text = read_text(file, about="the matrices to keep dense")
     found: Any = text.split()

@@ -14,8 +14,11 @@ from anomia.errors import RunError
 from anomia.files import parse_parquet, sha256, write_bytes, write_text
 from anomia.grade import containment, strict
 from anomia.loops import is_text_loop
+from anomia.probes import BY_NAME, CONTINUATION
 from anomia.records.schema import COLUMNS, SCHEMA
 
+# The columns that each long answer has with its text.
+_OF_TEXT = [f"{CONTINUATION}_{name}" for name in ("ids", "pieces")]
 _GIVEN = [name for name, column in COLUMNS.items() if column.given]
 
 
@@ -65,19 +68,31 @@ def is_sound(path: Path) -> bool:
 
 
 def checked(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
-    """Checks column types, and that the `given` columns have no nulls; drops columns unknown to the schema.
+    """Checks column types, and that columns that are never null, or never without another, are whole.
+
+    Drops columns unknown to the schema.
 
     Raises:
         RunError: the rows aren't records of a run.
     """
     retyped = [name for name, kind in frame.schema.items() if kind not in (SCHEMA.get(name, kind), pl.Null)]
     lacking = [name for name in _GIVEN if name not in frame.columns or frame[name].has_nulls()]
-    if retyped or lacking:
+    wrong = [*retyped, *lacking] or [name for name in _OF_TEXT if _lacks(frame, name)]
+    if wrong:
         raise RunError(
-            f"run: {file} does not hold records of a run: its column {[*retyped, *lacking][0]!r} is missing, has gaps "
+            f"run: {file} does not hold records of a run: its column {wrong[0]!r} is missing, has gaps "
             "or is of another type; restore the file, or remove it and repeat the run's command"
         )
     return frame.select(name for name in frame.columns if name in SCHEMA)
+
+
+def _lacks(frame: pl.DataFrame, name: str) -> bool:
+    """Whether a row has the text of a long answer and not this column, which each such answer has."""
+    text = BY_NAME[CONTINUATION].text_column
+    if text not in frame.columns:
+        return False
+    without = pl.col(name).is_null() if name in frame.columns else pl.lit(True)
+    return bool(frame.select((pl.col(text).is_not_null() & without).any()).item())
 
 
 def upgrade(records: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
