@@ -162,6 +162,10 @@ class RunFolder:
         """Base's answers to prompts that aren't measured, for calibration."""
         return self.path / "calibration" / f"answers-{key}.jsonl"
 
+    def answers_files(self) -> list[Path]:
+        """All files with base's answers that the run calibrated on."""
+        return sorted(self.answers_file("").parent.glob(self.answers_file("*").name))
+
     @property
     def lock_file(self) -> Path:
         """Exists while a process works in the folder, and contains its id; only on disks."""

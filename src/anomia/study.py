@@ -126,6 +126,18 @@ class Study(BaseModel):
             commands=("run", "compare", "plan", "locate", "answers"),
         ),
     ] = 200
+    not_in: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...],
+        Field(description="runs and files of passages", examples=["[anomia-run]"]),
+        Flag(
+            section="questions",
+            help="Leave out questions that share text with this run's, with the answers that it calibrated on, or with "
+            "a file of calibration text; repeatable.",
+            metavar="RUN|FILE",
+            several=True,
+            commands=("run", "compare", "answers"),
+        ),
+    ] = ()
     seed: Annotated[
         int,
         Flag(

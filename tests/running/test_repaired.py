@@ -46,5 +46,9 @@ def test_a_repaired_arm_is_compared_item_by_item_with_the_arm_without_repair(
     table = repaired(results)
     assert len(table.rows) == len(results.repaired)
     assert any(str(note).startswith(f"{arms[1]}, against {arms[0]}: ") for note in table.notes)
+    assert not any("were compared" in str(note) for note in table.notes)
+    two = [*results.repaired, *(each._replace(arm="another+repair") for each in results.repaired)]
+    notes = repaired(results._replace(repaired=two)).notes
+    assert any(f"2 repairs of {arms[0]} were compared" in str(note) for note in notes)
     (run,) = document([NamedRun("run", results)], [{}])["runs"]
     assert run["tables"]["repaired"]

@@ -21,13 +21,6 @@ def answers(
         Path,
         typer.Argument(help="The file to write (.jsonl); an interrupted call is continued.", metavar="FILE"),
     ],
-    not_in: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Leave out prompts that share text with the questions of this run; repeatable.",
-            metavar="RUN",
-        ),
-    ] = None,
     what: Annotated[GivenFlags, FlagSections("questions", "draw", "asking")],
     where: Annotated[GivenFlags, FlagSections("machine", "chat", "code")],
 ) -> None:
@@ -38,19 +31,17 @@ def answers(
 
     Example: anomia answers Qwen/Qwen3-0.6B answers.jsonl --data tydiqa --limit 64 --not-in anomia-run
     """
-    from anomia.files import place
-    from anomia.running.answers import passages_of, study_of_answers, write_answers
+    from anomia.running.answers import study_of_answers, write_answers
     from anomia.running.model import make_alone
     from anomia.words import counted
 
     study = study_of_answers({"base": model, **what, **where})
-    avoid = [text for run in not_in or () for text in passages_of(place(run))]
     with progress_display() as progress:
-        found = write_answers(study, out, make_alone(study, progress), progress=progress, avoid=avoid)
+        found = write_answers(study, out, make_alone(study, progress), progress=progress)
     left_out = [
         f"{counted(count, 'prompt')} {why}"
         for count, why in (
-            (found.removed, "left out for text that the runs share"),
+            (found.removed, "left out for text that --not-in names"),
             (found.empty, "answered with nothing"),
             (found.not_finite, "with logits that are NaN or infinite"),
         )

@@ -76,7 +76,7 @@ def open_source(text: TextOptions) -> Source:
     source, samples, data_dir = text.source, text.samples, text.data_dir
     kind, _, argument = source.partition(":")
     if kind == "file" and argument:
-        return Source((_read_file(Path(argument)),), samples or PASSAGES)
+        return Source((read_passages(Path(argument)),), samples or PASSAGES)
     if kind == "wikipedia" and argument:
         return Source((_wikipedia(language_name(argument), data_dir),), samples or PASSAGES)
     if kind == "answers":
@@ -85,7 +85,7 @@ def open_source(text: TextOptions) -> Source:
                 f"calibration={source} takes what base answers to other questions of a study (anomia run); for a "
                 "model alone, write its answers with anomia answers and give file:PATH"
             )
-        return Source((_read_file(text.answers[source]),), None)
+        return Source((read_passages(text.answers[source]),), None)
     if source == "c4":
         return Source((_c4(data_dir),), samples or PASSAGES)
     if source == "demo":
@@ -155,7 +155,11 @@ def read_json_lines(content: bytes, name: str, language: str) -> Iterator[Passag
             yield Passage(text, language)
 
 
-def _read_file(path: Path, language: str = "") -> Iterator[Passage]:
+def read_passages(path: Path, language: str = "") -> Iterator[Passage]:
+    """Yield the passages of a file: JSON lines with a field `text`, or plain text with blank lines between passages.
+
+    Raises `DataError` for a file that can't be read.
+    """
     if not path.is_file():
         raise DataError(f"calibration text {path} doesn't exist; give a .jsonl or plain text file")
     if path.suffix.lower() in (".jsonl", ".json"):
@@ -178,7 +182,7 @@ def _read_file(path: Path, language: str = "") -> Iterator[Passage]:
 def _c4(data_dir: Path | None) -> Iterator[Passage]:
     local = data_dir / "c4.en.jsonl" if data_dir is not None else None
     if local is not None and local.exists():
-        yield from _read_file(local, "english")
+        yield from read_passages(local, "english")
         return
     remedy = "calibration=file:PATH takes a local copy of C4, calibration=demo the shipped passages"
     for row in _hub_rows("allenai/c4", "en", "train", remedy):
@@ -188,7 +192,7 @@ def _c4(data_dir: Path | None) -> Iterator[Passage]:
 def _wikipedia(language: str, data_dir: Path | None) -> Iterator[Passage]:
     local = data_dir / "wikipedia" / f"{language}.jsonl" if data_dir is not None else None
     if local is not None and local.exists():
-        yield from _read_file(local, language)
+        yield from read_passages(local, language)
         return
     remedy = "calibration=file:PATH takes local text"
     code = language_code(language) or language

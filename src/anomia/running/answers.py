@@ -23,8 +23,8 @@ from anomia.models.fingerprint import fingerprint_token_ids, fingerprint_weights
 from anomia.probe.ask import Decoding
 from anomia.probe.encode import EncodedItem
 from anomia.probes import STANDARD
-from anomia.run_folder import RunFolder, runs_of
 from anomia.running.answerer import LocalModel
+from anomia.running.apart import texts_in
 from anomia.running.begin import batch_size_of
 from anomia.running.cells import where_read
 from anomia.running.compress import is_of_answers, sources_of
@@ -122,19 +122,6 @@ def answers_in(
     return out
 
 
-def passages_of(run: Path) -> list[str]:
-    """What the questions of a run are about: their passages, or their texts where there is none.
-
-    Raises:
-        RunError: there is no run.
-    """
-    found = []
-    for folder in runs_of(run):
-        rows = RunFolder(folder).items().select("context", "question").iter_rows()
-        found += [context or question for context, question in rows]
-    return found
-
-
 def write_answers(
     study: Study,
     out: Path,
@@ -204,9 +191,10 @@ def write_answers(
 def _prompts(study: Study, avoid: Collection[str]) -> tuple[list[ItemSet], int]:
     """A study's questions by language, in the order in which it draws them, and how many were left out before them.
 
-    Questions that share text with a passage of `avoid` are replaced by the next ones, up to the study's limit.
+    Questions that share text with a passage of `avoid`, or with what the study's `not_in` names, are replaced by the
+    next ones, up to the study's limit.
     """
-    sieve = build_sieve(avoid)
+    sieve = build_sieve([*avoid, *texts_in(study.not_in)])
     sets, removed = [], 0
     for language, questions in read_questions(where_read(study), study.languages).items():
         shuffled = list(questions)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -13,6 +13,7 @@ from anomia.compress.steps import Arm, Served
 from anomia.items import ItemSet, build_items, read_questions
 from anomia.items.sets import SETS
 from anomia.probe.encode import check_written
+from anomia.running.apart import texts_in, without_known
 from anomia.running.compress import uses_own_text
 from anomia.running.folder import OpenedRun, Shard, check_same, open_run, set_damaged_aside, shards_of
 from anomia.running.progress import Progress
@@ -129,11 +130,17 @@ def read_items(study: Study) -> list[ItemSet]:
         AnomiaError: they can't be used, or not without a chat template.
     """
     questions = read_questions(where_read(study), study.languages)
+    left_out: Mapping[str, int] = {}
+    if study.not_in:
+        questions, left_out = without_known(questions, texts_in(study.not_in), data=study.data)
     sets = build_items(questions, dataset=study.data, limit=study.limit, seed=study.seed)
     for items in sets.values():
         for item in items.items:
             check_written(item.question, chat=study.chat)
-    return list(sets.values())
+    return [
+        replace(items, excluded={**items.excluded, "known": left_out[language]}) if left_out else items
+        for language, items in sets.items()
+    ]
 
 
 def by_model(cells: Iterable[PlannedCell]) -> list[list[PlannedCell]]:

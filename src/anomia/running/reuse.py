@@ -34,7 +34,7 @@ _FOUND = {
 }
 """Provenance of a run that base's answers depend on, with names for messages."""
 _BESIDE = {
-    "base", "arms", "data", "data_folder", "languages", "limit", "noise_items", "until_width",
+    "base", "arms", "data", "data_folder", "languages", "limit", "not_in", "noise_items", "until_width",
     "dtype", "engine", "batch_size", "device", "revision", "trust_remote_code",
     "calibration", "calibration_samples", "calibration_tokens", "calibration_folder", "calibration_budget",
     "calibration_answer_weight", "calibration_mix",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from anomia.measure.frame import POOLED
 from anomia.measure.repaired import HALF
 from anomia.measure.results import Results
@@ -54,7 +56,14 @@ def _sentences(results: Results) -> list[str]:
         else:
             says = "that anything is given back isn't shown"
         found.append(f"{row.arm}, against {row.compressed_arm}: {says}")
-    return found
+    compared = dict.fromkeys((row.compressed_arm, row.arm) for row in results.repaired)
+    repairs = Counter(compressed for compressed, _ in compared)
+    return found + [
+        f"{count} repairs of {arm} were compared on these items, so the best of them looks better than it is: measure "
+        "the one that you choose on other questions (anomia run --not-in with this run)"
+        for arm, count in repairs.items()
+        if count > 1
+    ]
 
 
 def _percent(share: float) -> str:
