@@ -40,9 +40,9 @@ QUICK := tests/test_layers.py tests/test_probes.py tests/test_study.py tests/tes
 quick: check
 	$(PYTEST) -m 'not slow and not longest' -q $(QUICK)
 
-# Everything, also what is compared with other people's programs.
+# Everything, also what is compared with other people's programs, and property tests with new random inputs.
 test-all: install browser peers
-	$(PYTEST)
+	ANOMIA_EXPLORE=1 $(PYTEST)
 
 # Programs that the tests compare with, each in an environment of its own: lm-evaluation-harness, lighteval, vLLM.
 # Tests of one that can't be installed are skipped and say so.
@@ -74,7 +74,7 @@ browser:
 # Ten thousand inputs for everything that reads a file, on all cores: an hour or more on two. FUZZ=N for another number.
 FUZZ ?= 10000
 fuzz: install
-	ls tests/fuzz/test_*.py | ANOMIA_FUZZ=$(FUZZ) OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 xargs -P "$$(nproc)" -n 1 \
+	ls tests/fuzz/test_*.py | ANOMIA_EXPLORE=1 ANOMIA_FUZZ=$(FUZZ) OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 xargs -P "$$(nproc)" -n 1 \
 		$(BIN)/python -m pytest --timeout 0 -p no:cacheprovider
 
 # The pages of docs/ as a site in site/, which needs no network to be read. A broken link is an error.
