@@ -29,6 +29,12 @@ def repair(
         typer.Argument(help="The same model after pruning: a hub id or a folder.", metavar="COMPRESSED"),
     ],
     out: OutArgument,
+    train: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Then train each block's kept weights for N epochs; 0 leaves it out.", metavar="N"
+        ),
+    ] = 0,
     how: How,
 ) -> None:
     """Repair a pruned model: give the weights that it kept the values with which it acts most like base.
@@ -48,7 +54,9 @@ def repair(
         report = compress_folder(
             base,
             out,
-            parse_arm(f"taken:{escape(compressed)}+repair").steps,
+            parse_arm(
+                f"taken:{escape(compressed)}+repair" + (f"+train,epochs={train}" if train else "")
+            ).steps,
             with_answers(base, out, folder_options(how), progress),
             progress=stage_counter(progress, f"repairing {compressed}"),
         )

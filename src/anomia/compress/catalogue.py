@@ -207,6 +207,14 @@ CATALOGUE: Mapping[str, Entry] = {
             passes=20,
         ),
         Entry(
+            "train",
+            MethodKind.UPDATE,
+            "after pruning: a few gradient steps on each block's kept weights, towards the unpruned model's output",
+            "methods.train:UPDATER",
+            (Option("epochs", default=4),),
+            passes=20,
+        ),
+        Entry(
             "dsnot",
             MethodKind.UPDATE,
             "after pruning: swaps of pruned and kept weights that lower the error (Zhang et al. 2024, DSnoT)",

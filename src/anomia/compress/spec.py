@@ -46,7 +46,8 @@ from anomia.compress.steps import (
 )
 from anomia.errors import StudyError, nearest
 
-REPAIR = "repair"
+REPAIRS = ("repair", "train")
+"""The updates that aim at the unpruned model's outputs."""
 _TEXT = ("calibration", "samples", "tokens", "budget")
 
 
@@ -275,7 +276,7 @@ def unrepaired(arm: str, arms: Sequence[str]) -> str | None:
 
 def _repairs(arm: str) -> bool:
     return any(
-        isinstance(step, Prune) and any(u.method == REPAIR for u in step.updates) for step in _steps_of(arm)
+        isinstance(step, Prune) and any(u.method in REPAIRS for u in step.updates) for step in _steps_of(arm)
     )
 
 
@@ -290,7 +291,7 @@ def _steps_of(arm: str) -> tuple[Step, ...]:
 def _without_repair(step: Step) -> Step:
     if not isinstance(step, Prune):
         return step
-    rest = tuple(update for update in step.updates if update.method != REPAIR)
+    rest = tuple(update for update in step.updates if update.method not in REPAIRS)
     return Checkpoint(step.model) if isinstance(step, Take) and not rest else replace(step, updates=rest)
 
 

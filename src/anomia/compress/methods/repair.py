@@ -51,7 +51,7 @@ def repair_block(work: BlockWork, dense: Mapping[str, torch.Tensor], update: Upd
     """
     reports = []
     for group in work.groups:
-        sums = _paired_sums(_alone(work), group.matrices, dense)
+        sums = _paired_sums(check_alone(work), group.matrices, dense)
         if sums is None:
             reports += [report_matrix(matrix)._replace(note=NOT_PAIRED) for matrix in group.matrices]
             continue
@@ -73,7 +73,7 @@ def aim_at_base(
     Raises `CompressionError` for a block that can't be run by itself, and for values that are NaN or infinite.
     """
     found: dict[str, Callable[[torch.Tensor], float]] = {}
-    sums = [_paired_sums(_alone(work), group.matrices, dense) for group in work.groups]
+    sums = [_paired_sums(check_alone(work), group.matrices, dense) for group in work.groups]
     for group, mine in zip(work.groups, sums, strict=True):
         if mine is None:
             continue
@@ -86,8 +86,11 @@ def aim_at_base(
     return found
 
 
-def _alone(work: BlockWork) -> BlockWork:
-    """The work, if its block can be run by itself."""
+def check_alone(work: BlockWork) -> BlockWork:
+    """Return the work.
+
+    Raises `CompressionError` if its block can't be run by itself.
+    """
     if work.beside is None or (work.calls and work.calls[0].whole is not None):
         raise RefusedError(f"{work.where} can't be run by itself, which base's own inputs need")
     return work
