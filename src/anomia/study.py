@@ -209,7 +209,11 @@ class Study(BaseModel):
         Flag(
             section="code",
             help="Run the programs that models write, in a sandbox without network (for --data code).",
-            commands=("run", "compare"),
+            commands=("run", "compare", "answers"),
+            help_on={
+                "answers": "Run the programs that the model writes, in a sandbox without network (for --data code with "
+                "--control)."
+            },
         ),
     ] = False
     revision: Annotated[

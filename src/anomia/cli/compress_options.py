@@ -34,17 +34,31 @@ def folder_options(given: GivenFlags) -> FolderOptions:
 
 
 def with_answers(model: str, out: Path, options: FolderOptions, progress: Progress) -> FolderOptions:
-    """Have the model write the answers that it is calibrated on, if the calibration source is answers:DATA."""
+    """Have the model write the answers that it is calibrated on, if the calibration source is answers:DATA.
+
+    The same for control-answers:DATA.
+    """
     from dataclasses import replace
 
+    from anomia.compress.answers import is_control, is_of_answers
     from anomia.compress.sources import PASSAGES_A_LANGUAGE
+    from anomia.errors import StudyError
+    from anomia.items.sets import set_of
     from anomia.running.answers import answers_in, study_of_answers
+    from anomia.running.control import control_in
     from anomia.running.model import make_alone
 
     text = options.text
-    kind, _, data = text.source.partition(":")
-    if kind != "answers" or not data:
+    data = text.source.partition(":")[2]
+    if not is_of_answers(text.source) or not data:
         return options
+    control = is_control(text.source)
+    found = set_of(data)
+    if control and found is not None and found.runs_code:
+        raise StudyError(
+            f"calibration={text.source}: {found.name} is graded by running the programs that models write; write the "
+            "control answers with anomia answers --run-code --control FILE and give file:FILE"
+        )
     asked = {
         "base": model,
         "data": data,
@@ -53,9 +67,14 @@ def with_answers(model: str, out: Path, options: FolderOptions, progress: Progre
     }
     study = study_of_answers(asked | ({"languages": list(text.languages)} if text.languages else {}))
     base = make_alone(study, progress)
-    file = answers_in(
-        lambda key: out.with_name(f"{out.name}-answers-{key}.jsonl"), study, base, progress=progress
-    )
+
+    def place(key: str) -> Path:
+        return out.with_name(f"{out.name}-answers-{key}.jsonl")
+
+    if control:
+        file = control_in(place, study, base, grading=study.grading, progress=progress)
+    else:
+        file = answers_in(place, study, base, progress=progress)
     with file.open(encoding="utf-8") as rows:
         count = sum(1 for _ in rows)
     return replace(options, text=replace(text, source=f"file:{file}", samples=count))

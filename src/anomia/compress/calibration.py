@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from anomia.compress.answers import AnswerTokens
+from anomia.compress.answers import AnswerTokens, is_control
 from anomia.compress.options import WINDOW_TOKENS, TextOptions
 from anomia.compress.overlap import build_sieve
 from anomia.compress.sources import open_source, take
@@ -45,7 +45,10 @@ class CalibrationText:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationRecord:
-    """What a run stores about its calibration set. token_hash: SHA-256 over all windows' token ids."""
+    """What a run stores about its calibration set. token_hash: SHA-256 over all windows' token ids.
+
+    controls: how many of the passages are a prompt with the answer to another one.
+    """
 
     source: str
     asked: int | None
@@ -59,6 +62,7 @@ class CalibrationRecord:
     text_hash: str
     token_hash: str
     warnings: tuple[str, ...] = ()
+    controls: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -164,7 +168,7 @@ def make_windows(
     warnings = list(text.warnings)
     left = budget
     starts: list[int | None] = []
-    tiny = cut = unknown = long = 0
+    tiny = cut = unknown = long = controls = 0
     answers = text.answers or (None,) * len(text.texts)
     _check_tokenizer(text.source, answers, tokenizer)
     nothing = tuple(tokenizer("", truncation=True, max_length=longest)["input_ids"])
@@ -190,6 +194,7 @@ def make_windows(
         windows.append(ids)
         languages.append(language)
         starts.append(None if answer is None or answer.start >= len(ids) else answer.start)
+        controls += answer is not None and answer.answer_of is not None
         left = None if left is None else left - len(ids)
     if not windows and unknown and not tiny:
         raise DataError(
@@ -204,6 +209,11 @@ def make_windows(
         )
     if not windows:
         raise DataError(f"calibration={text.source}: no passage has two tokens; give longer text")
+    if controls and not is_control(text.source):
+        warnings.append(
+            f"calibration={text.source}: {counted(controls, 'prompt is', 'prompts are')} followed by a control answer, "
+            "the answer to another prompt"
+        )
     if long:
         warnings.append(
             f"calibration={text.source}: dropped {counted(long, 'prompt')} with their answers, longer than "
@@ -244,6 +254,7 @@ def make_windows(
         text_hash=text.text_hash,
         token_hash=_hash(" ".join(map(str, ids)).encode() for ids in windows),
         warnings=tuple(warnings),
+        controls=controls,
     )
     return Windows(
         tuple(windows),
@@ -273,6 +284,7 @@ def mixed(main: Windows, other: Windows) -> Windows:
         tokens_by_language=dict(by_language),
         text_hash=_hash(record.text_hash.encode() for record in (one, two)),
         token_hash=_hash(record.token_hash.encode() for record in (one, two)),
+        controls=one.controls + two.controls,
         warnings=tuple(dict.fromkeys((*one.warnings, *two.warnings))),
     )
     return Windows(

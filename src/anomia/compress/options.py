@@ -27,10 +27,13 @@ _Text = partial(Flag, section="calibration", commands=("run", "compress", "prune
 _SOURCES = "Calibration text: c4, demo, wikipedia:LANGUAGE, balanced,{} or file:PATH (default {{default}})."
 _OF_STUDIES = (
     " own (each language's own text), answers (what base itself answers to other questions of the study; answers:DATA "
-    "for those of other data),"
+    "for those of other data), control-answers (the same prompts, each with another one's answer),"
 )
 
-_OF_DATA = " answers:DATA (what the model itself answers to these questions or prompts),"
+_OF_DATA = (
+    " answers:DATA (what the model itself answers to these questions or prompts), control-answers:DATA (the "
+    "same prompts, each with another one's answer),"
+)
 
 # A study has the same flags.
 SOURCE = _Text(
@@ -83,9 +86,10 @@ class TextOptions:
 
     source: one of `sources.SOURCES`. samples: passages per stream (default 128; 64 per language for `balanced` and
     `own`). tokens: of the longest window. budget: total tokens of all windows. languages: for `balanced` and `demo`.
-    language: for `own`. answers: the files with base's answers, by source, for `answers`. answer_weight: of positions
-    that predict the tokens of an answer. mix: a second source and its share of the tokens, `SOURCE=SHARE`. data_dir: a
-    folder that is searched before the hub. evaluation_passages: text that the calibration passages must not share.
+    language: for `own`. answers: the files with base's answers, by source, for `answers` and `control-answers`.
+    answer_weight: of positions that predict the tokens of an answer. mix: a second source and its share of the tokens,
+    `SOURCE=SHARE`. data_dir: a folder that is searched before the hub. evaluation_passages: text that the calibration
+    passages must not share.
     """
 
     source: Annotated[str, SOURCE] = "c4"

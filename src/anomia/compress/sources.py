@@ -10,14 +10,21 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from anomia.compress.answers import AnswerTokens, is_answer, read_answer
+from anomia.compress.answers import (
+    ANSWERS,
+    CONTROL_ANSWERS,
+    AnswerTokens,
+    is_answer,
+    is_of_answers,
+    read_answer,
+)
 from anomia.compress.options import TextOptions
 from anomia.errors import DataError, StudyError, nearest
 from anomia.items.entry import field_names
 from anomia.items.languages import language_code, language_name
 from anomia.text_files import as_text, json_rows, read_bytes, read_text
 
-SOURCES = ("c4", "demo", "balanced", "own", "answers", "wikipedia:LANGUAGE", "file:PATH")
+SOURCES = ("c4", "demo", "balanced", "own", ANSWERS, CONTROL_ANSWERS, "wikipedia:LANGUAGE", "file:PATH")
 PASSAGES = 128
 PASSAGES_A_LANGUAGE = 64
 WIKIPEDIA_SNAPSHOT = "20231101"
@@ -43,8 +50,8 @@ def check_source(source: str) -> str:
     kind, _, argument = source.partition(":")
     if kind == "file" and argument and not Path(argument).is_file():
         raise StudyError(f"calibration={source}: {argument} does not exist")
-    bare = source in ("c4", "demo", "balanced", "own", "answers")
-    if not bare and not (kind in ("file", "wikipedia", "answers") and argument):
+    bare = source in ("c4", "demo", "balanced", "own", ANSWERS, CONTROL_ANSWERS)
+    if not bare and not (kind in ("file", "wikipedia", ANSWERS, CONTROL_ANSWERS) and argument):
         raise StudyError(f"unknown calibration source {source!r}; {nearest(source, SOURCES)}")
     return source
 
@@ -79,11 +86,11 @@ def open_source(text: TextOptions) -> Source:
         return Source((read_passages(Path(argument)),), samples or PASSAGES)
     if kind == "wikipedia" and argument:
         return Source((_wikipedia(language_name(argument), data_dir),), samples or PASSAGES)
-    if kind == "answers":
+    if is_of_answers(source):
         if source not in text.answers:
             raise StudyError(
-                f"calibration={source} takes what base answers to other questions of a study (anomia run); for a "
-                "model alone, write its answers with anomia answers and give file:PATH"
+                f"calibration={source} takes base's answers to other questions of a study (anomia run); for a "
+                "model alone, write them with anomia answers and give file:PATH"
             )
         return Source((read_passages(text.answers[source]),), None)
     if source == "c4":

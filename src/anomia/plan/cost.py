@@ -19,6 +19,7 @@ import accelerate
 import torch
 import transformers
 
+from anomia.compress.answers import is_of_answers
 from anomia.compress.catalogue import CATALOGUE
 from anomia.compress.sources import PASSAGES, PASSAGES_A_LANGUAGE
 from anomia.compress.steps import Arm, Prune, needs_calibration
@@ -37,7 +38,6 @@ from anomia.probe.precision import FLOAT32_SHARE, HALF
 from anomia.probe.prefill import lay_out
 from anomia.probes import CHOICE_OWN, CONTINUATION, NO_QUESTION_ENDING
 from anomia.running.cells import CellRun, PlannedCell, models_of
-from anomia.running.compress import is_of_answers
 from anomia.running.shard import decoding, encode, need_of
 from anomia.study import BASE, Study
 
@@ -173,7 +173,7 @@ def forecast(matrix: Matrix) -> list[CellForecast]:
         ModelError: a configuration can't be read.
         DataError: questions on this machine can't be used.
     """
-    found, made = [], set[tuple[str, str, str]]()
+    found, made, answered = [], set[tuple[str, str, str]](), set[tuple[Any, ...]]()
     for cell in matrix.cells:
         study = cell.study
         loaded = _without_weights(study)
@@ -191,7 +191,7 @@ def forecast(matrix: Matrix) -> list[CellForecast]:
             if key not in made:
                 made.add(key)
                 for languages in models_of(arm, [run]):
-                    work[arm.name] = work[arm.name].plus(_making(study, arm, len(languages)))
+                    work[arm.name] = work[arm.name].plus(_making(study, arm, len(languages), answered))
             if arm.name == BASE and study.probes != (CONTINUATION,):
                 noise = min(study.noise_items, items) * NOISE_SHARE / max(1, items)
                 more = Work(0, noise * short.tokens, noise * short.reads, noise * short.steps)
@@ -294,8 +294,11 @@ def _at_length(question: LongQuestion | None) -> Work:
     return Work(0, nodes + question.limit - 1, len(batch.reads) + question.limit - 1, question.limit)
 
 
-def _making(study: Study, arm: Arm, languages: int) -> Work:
-    """The work of loading and compressing the model of an arm once."""
+def _making(study: Study, arm: Arm, languages: int, answered: set[tuple[Any, ...]]) -> Work:
+    """The work of loading and compressing the model of an arm once.
+
+    answered: the prompts that base has answered for arms before, which it doesn't answer again; extended.
+    """
     if arm.name == BASE:
         return Work(tokens=TRIAL_TOKENS, loads=1)
     calibration, answering = 0.0, Work()
@@ -317,6 +320,10 @@ def _making(study: Study, arm: Arm, languages: int) -> Work:
         passages = text.samples or study.calibration_samples or each
         if is_of_answers(source):
             prompts = passages * streams
+            asked = (study.base, repr(study.chat), source.partition(":")[2] or study.data, prompts)
+            if asked in answered:
+                prompts = 0
+            answered.add(asked)
             answering = answering.plus(
                 Work(
                     tokens=prompts * study.prompt_tokens,

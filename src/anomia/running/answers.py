@@ -6,12 +6,12 @@ import hashlib
 import io
 import json
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from anomia.compress.answers import AnswerTokens, answer_row, is_answer
+from anomia.compress.answers import AnswerTokens, answer_row, is_answer, is_control, is_of_answers
 from anomia.compress.overlap import build_sieve
 from anomia.compress.sources import PASSAGES_A_LANGUAGE
 from anomia.compress.steps import Arm
@@ -27,13 +27,15 @@ from anomia.running.answerer import LocalModel
 from anomia.running.apart import texts_in
 from anomia.running.begin import batch_size_of
 from anomia.running.cells import where_read
-from anomia.running.compress import is_of_answers, sources_of
+from anomia.running.compress import sources_of
 from anomia.running.progress import Progress
 from anomia.running.shard import decoding, encode
 from anomia.study import Study, read_study
 from anomia.words import counted
 
 OPEN = "open"
+OTHER_PROMPTS = "give more prompts, or prompts whose answers differ"
+"""The remedy where control answers don't exist."""
 
 
 class WrittenAnswers(NamedTuple):
@@ -71,6 +73,8 @@ def study_of_answers(settings: Mapping[str, Any]) -> Study:
 def study_for(study: Study, source: str) -> Study:
     """The study of the calibration source `answers` or `answers:DATA`: other prompts, asked as a study asks its own.
 
+    Control answers are to the same prompts, so that both sources need base's answers only once.
+
     Raises:
         StudyError: the data can't be asked in this way.
     """
@@ -94,7 +98,23 @@ def check_answers(study: Study, arms: Sequence[Arm], avoid: Collection[str]) -> 
     """
     for source in sources_of((step for arm in arms for step in arm.steps), study):
         if is_of_answers(source):
-            _prompts(study_for(study, source), avoid)
+            sets, _ = prompts_of(study_for(study, source), avoid)
+            if is_control(source):
+                check_several(sets)
+
+
+def check_several(sets: Iterable[ItemSet]) -> None:
+    """Refuse control answers, before base is asked, where a prompt is its language's only one.
+
+    Raises:
+        DataError: the message names the language.
+    """
+    for items in sets:
+        if len(items.items) < 2:
+            raise DataError(
+                f"control answers: {items.language} has a single prompt, so there is no other answer that it could be "
+                f"given; {OTHER_PROMPTS}"
+            )
 
 
 def answers_in(
@@ -146,7 +166,7 @@ def write_answers(
     Raises:
         DataError: no prompt is left, or none is answered.
     """
-    sets, removed = _prompts(study, avoid)
+    sets, removed = prompts_of(study, avoid)
     encoded = [
         encode(study, item, items, base.tokenizer, positions=base.positions, oracle=False)
         for item, items in _by_turns(sets)
@@ -188,7 +208,7 @@ def write_answers(
     return WrittenAnswers(found, removed, len(ordered) - len(found) - broken, broken)
 
 
-def _prompts(study: Study, avoid: Collection[str]) -> tuple[list[ItemSet], int]:
+def prompts_of(study: Study, avoid: Collection[str]) -> tuple[list[ItemSet], int]:
     """A study's questions by language, in the order in which it draws them, and how many were left out before them.
 
     Questions that share text with a passage of `avoid`, or with what the study's `not_in` names, are replaced by the

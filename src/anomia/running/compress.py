@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from anomia.compress.answers import is_of_answers
 from anomia.compress.apply import check_dense, check_steps, compress, prepare_windows
 from anomia.compress.calibration import read_calibration
 from anomia.compress.calls import text_limit
@@ -69,11 +70,6 @@ def sources_of(steps: Iterable[Step], study: Study) -> list[str]:
     if found and study.calibration_mix is not None:
         found.add(read_mix(study.calibration_mix)[0])
     return sorted(found)
-
-
-def is_of_answers(source: str) -> bool:
-    """Whether a calibration source is what base answers to other questions."""
-    return source.partition(":")[0] == "answers"
 
 
 def check_text(study: Study, arms: Sequence[Arm], languages: Sequence[str]) -> None:

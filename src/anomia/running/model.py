@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from anomia.compress.answers import is_control, is_of_answers
 from anomia.compress.size import stored_bytes
 from anomia.compress.steps import Checkpoint, Null, Quantize, Served, Step
 from anomia.endpoint.ready import check_same, known_by, notes_of, reach
@@ -26,7 +27,8 @@ from anomia.running.alike import Asked, ask_like_base, changed_model, check_base
 from anomia.running.answerer import Answerer, LocalModel, RemoteModel
 from anomia.running.answers import answers_in, study_for
 from anomia.running.cells import OpenCell, PlannedCell, Turn
-from anomia.running.compress import compress_arm, is_of_answers, sources_of
+from anomia.running.compress import compress_arm, sources_of
+from anomia.running.control import control_in
 from anomia.running.differences import served_prompts, settle_served
 from anomia.running.folder import Shard
 from anomia.running.nulls import check_differs
@@ -142,16 +144,18 @@ def _answers(
         return {}
     loaded = base or load(cell.study, cell.study.base, progress, _dtype(turn.cells, ()))
     model = LocalModel(loaded, _engine(turn.cells, loaded))
-    return {
-        source: answers_in(
-            cell.run.folder.answers_file,
-            study_for(cell.study, source),
-            model,
-            avoid=passages,
-            progress=progress,
-        )
-        for source in wanted
-    }
+    found = {}
+    for source in wanted:
+        asked = study_for(cell.study, source)
+        place = cell.run.folder.answers_file
+        if is_control(source):
+            grading = cell.study.grading if asked.data == cell.study.data else asked.grading
+            found[source] = control_in(
+                place, asked, model, grading=grading, avoid=passages, progress=progress
+            )
+        else:
+            found[source] = answers_in(place, asked, model, avoid=passages, progress=progress)
+    return found
 
 
 def _dtype(cells: Sequence[PlannedCell], reuse: Sequence[Path]) -> str | None:
