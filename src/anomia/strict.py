@@ -60,7 +60,7 @@ def strict(output: str, answers: Sequence[str]) -> bool:
     - Text from another "Question:" or "Context:" on is ignored: the model went on with a new prompt.
     - For an answer of five or more words, a first line with all its numbers and an F1 of at least 0.7 is enough.
     """
-    answer_text = _before_next_prompt(visible(output))
+    answer_text = before_next_prompt(visible(output))
     entry = first_entry(answer_text)
     return any(_gives(answer_text if _is_list(answer) else entry, answer) for answer in answers)
 
@@ -87,6 +87,13 @@ def first_entry(output: str) -> str:
     if ends[kept - 1] and not all(ends[kept : kept + 1]):
         kept += 1
     return _before_comma("\n".join(lines[:kept]))
+
+
+def before_next_prompt(text: str) -> str:
+    """The text up to where the model goes on with another prompt, "Question:" or "Context:"."""
+    start = next((place for place, char in enumerate(text) if not char.isspace()), 0)
+    found = _NEXT_PROMPT.search(text, start)
+    return text[: found.start()] if found else text
 
 
 @lru_cache(maxsize=1 << 15)
@@ -254,9 +261,3 @@ def _before_comma(text: str) -> str:
         if not _is_short(entry, _ENTRY_WORDS)
     ]
     return text if len(entries) < LIST_ENTRIES or len(with_digits) > 1 or long else entries[0]
-
-
-def _before_next_prompt(text: str) -> str:
-    start = next((place for place, char in enumerate(text) if not char.isspace()), 0)
-    found = _NEXT_PROMPT.search(text, start)
-    return text[: found.start()] if found else text

@@ -17,6 +17,7 @@ from anomia.items.sets import set_of
 from anomia.measure.between import BASE, frontier_rows
 from anomia.measure.diagnosis import diagnose
 from anomia.measure.evidence import OVERALL
+from anomia.measure.fallbacks import FallbackRow, fallbacks
 from anomia.measure.figures import Diagnosis, FrontierRow, find, lookup
 from anomia.measure.frame import KEY, MEAN, POOLED, arms_of, pair, prepare
 from anomia.measure.hygiene import HygieneRow, hygiene
@@ -53,7 +54,7 @@ class Results(NamedTuple):
     has any. stopping: with `--until-width`, when and why each arm stopped.
     notes: what a reader should know about an arm: another tokenizer, probes that a server can't answer.
     differences: what differs from base besides the weights, by arm. packaging: how much of a loss that explains.
-    repaired: how much of a loss each repaired arm gives back.
+    repaired: how much of a loss each repaired arm gives back. fallbacks: how much other decoding does.
     scores: of tasks with graded answers, the drop of each score against a margin.
     besides: by arm, a sentence on what besides its weights may have cost it answers.
     """
@@ -76,6 +77,7 @@ class Results(NamedTuple):
     differences: Mapping[str, Sequence[Difference]] = {}
     packaging: Sequence[PackagingRow] = ()
     repaired: Sequence[RepairedRow] = ()
+    fallbacks: Sequence[FallbackRow] = ()
     besides: Mapping[str, str] = {}
     scores: Sequence[ScoreRow] = ()
 
@@ -192,6 +194,7 @@ def read_results(
         differences=differences,
         packaging=packaging(records),
         repaired=repaired_rows(records),
+        fallbacks=fallbacks(records),
         besides=besides,
         scores=scored,
     )

@@ -18,6 +18,7 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, create_model
 from pydantic_core import CoreSchema
 
+from anomia.measure.fallbacks import FallbackRow
 from anomia.measure.fates import FateCounts
 from anomia.measure.figures import (
     BetweenRow,
@@ -189,6 +190,8 @@ class ResultsFile(_Row):
     packaging: tuple[Annotated[PackagingRow, Row()], ...]
     repaired: tuple[Annotated[RepairedRow, Row()], ...]
     """How much of a loss each repaired arm gives back: rho = (repaired − compressed)/(base − compressed)."""
+    fallbacks: tuple[Annotated[FallbackRow, Row()], ...]
+    """What one example or a vote of beams or samples gives back, as accuracy, and the tokens that it costs."""
     scores: tuple[Annotated[ScoreRow, Row()], ...]
     """Of tasks with graded answers: the paired drop of each score against the margin `score`."""
 

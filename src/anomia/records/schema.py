@@ -129,7 +129,22 @@ def _generated(probe: Probe) -> dict[str, RecordColumn]:
     }
     if named:
         columns[f"{probe.name}_contains"] = RecordColumn(pl.Boolean, _answer(probe.name, _is_right))
-    return columns
+    return columns | (_cost_columns(probe) if probe.baseline else {})
+
+
+def _cost_columns(probe: Probe) -> dict[str, RecordColumn]:
+    """Columns for the tokens of another prompt than the open one, and of its answer; a server gives only texts."""
+
+    def written(replied: Replied, _: str) -> int | None:
+        tokens = replied.reply.greedy.get(probe.name)
+        return None if tokens is None else len(tokens)
+
+    return {
+        f"{probe.name}_prompt_tokens": RecordColumn(
+            pl.Int32, _answer(probe.name, lambda r, _: len(r.encoded.ask.greedy[probe.name]))
+        ),
+        f"{probe.name}_answer_tokens": RecordColumn(pl.Int32, _answer(probe.name, written)),
+    }
 
 
 def _is_right(replied: Replied, text: str) -> bool | None:
@@ -360,6 +375,7 @@ def _search_columns(probe: Probe) -> dict[str, RecordColumn]:
     return {
         probe.text_column: RecordColumn(_TEXTS, of(lambda _, texts: texts)),
         probe.each("scores"): RecordColumn(_FLOATS, of(scores)),
+        probe.each("tokens"): _lengths(lambda r: [beam.tokens for beam in r.reply.beams.get(probe.name, ())]),
         **_hit_columns(probe, of),
     }
 
@@ -377,8 +393,16 @@ def _sample_columns(probe: Probe) -> dict[str, RecordColumn]:
     return {
         probe.each("seeds"): RecordColumn(pl.List(pl.Int32), of(lambda r, _: [seed for seed, _ in drawn(r)])),
         probe.text_column: RecordColumn(_TEXTS, of(lambda _, texts: texts)),
+        probe.each("tokens"): _lengths(
+            lambda r: [tokens for drawn in r.reply.samples.get(probe.name, {}).values() for tokens in drawn]
+        ),
         **_hit_columns(probe, of),
     }
+
+
+def _lengths(tokens_of: Callable[[Replied], Sequence[Sequence[int]]]) -> RecordColumn:
+    """The number of tokens of each beam or sample; null where a server gave only texts."""
+    return RecordColumn(pl.List(pl.Int32), lambda r: [len(tokens) for tokens in tokens_of(r)] or None)
 
 
 def _each(

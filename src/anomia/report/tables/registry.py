@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from anomia.measure.results import Results
 from anomia.report.tables.arm_results import ArmResults, arm_results
+from anomia.report.tables.fallbacks import fallbacks, fallbacks_file
 from anomia.report.tables.fates import dissociation, fates, fates_file, transitions, transitions_file
 from anomia.report.tables.hygiene import asked, came_back, hygiene_file
 from anomia.report.tables.ladder import ladder, ladder_file
@@ -94,6 +95,7 @@ RUNS = (
     OfRun("arms", between),
     OfRun("size", frontier),
     OfRun("repaired", repaired),
+    OfRun("repaired", fallbacks),
     OfRun("differences", packaging),
     OfRun("differences", besides_weights),
     OfRun("hygiene", asked),
@@ -105,5 +107,5 @@ FILES: tuple[Callable[[Results], Table], ...] = (
     every_arm(losses, LOSSES_FILE), every_arm(scores, SCORES_FILE),
     every_arm(long_answers, FREE_FILE), every_arm(by_position, DAMAGE_FILE),
     every_arm(scorings, SCORINGS_FILE), every_arm(one_shot, ONE_SHOT_FILE), oracle_file, recovery_file,
-    paired_tests_file, between_file, divergence_file, frontier_file, hygiene_file,
+    fallbacks_file, paired_tests_file, between_file, divergence_file, frontier_file, hygiene_file,
 )  # fmt: skip
