@@ -28,7 +28,7 @@ from tests.report.fixed import fixed_run
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = {
-    "runs", "verdicts", "fates", "ranks", "accuracy", "drops", "one_shot", "oracle", "recovery", "tests", "arm_against_arm",
+    "fallbacks", "runs", "verdicts", "fates", "ranks", "accuracy", "drops", "one_shot", "oracle", "recovery", "tests", "arm_against_arm",
     "divergence", "frontier", "hygiene", "transitions", "noise_and_checks", "scorings",
 }  # fmt: skip
 

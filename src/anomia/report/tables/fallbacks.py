@@ -6,7 +6,7 @@ from anomia.measure.fallbacks import VOTES, FallbackRow
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results
 from anomia.probes import short
-from anomia.report.tables.table import ARM, LANGUAGE, Change, Column, Filed, Marked, N, Table, in_files
+from anomia.report.tables.table import ARM, LANGUAGE, Column, Filed, Marked, N, Table, in_files
 
 NOTES = (
     "Each way gives one answer, picked without knowing the right one and graded like the greedy answer, so these are "
@@ -31,7 +31,8 @@ def fallbacks(results: Results) -> Table:
         "Decoding instead of repair",
         (
             ARM, Column("way", "way", "text"), LANGUAGE, N,
-            Column("base", "base, greedy →\nthis way (%)"), Column("arm", "arm, greedy →\nthis way (%)"),
+            Column("base", "base,\ngreedy (%)"), Column("base_fallback", "base,\nthis way (%)"),
+            Column("open", "arm,\ngreedy (%)"), Column("fallback", "arm,\nthis way (%)"),
             Column("base_change", "change in base\n(points)"), Column("change", "change in arm\n(points)"),
             Column("share", "share of the loss\ngiven back (%)"),
             Column("agreed", "two or more\nagree (%)"),
@@ -41,9 +42,9 @@ def fallbacks(results: Results) -> Table:
         ),
         [
             (
-                row.arm, way_name(row.way), row.scope, row.n, Change(row.base, row.base_fallback),
-                Change(row.open, row.fallback), row.base_change, row.change, row.estimate, row.agreed,
-                _times(row.read), _times(row.written, " est." if row.estimated else ""), _counted(row),
+                row.arm, way_name(row.way), row.scope, row.n, row.base, row.base_fallback, row.open, row.fallback,
+                row.base_change, row.change, row.estimate, row.agreed, _times(row.read),
+                _times(row.written, " est." if row.estimated else ""), _counted(row),
             )
             for row in rows
         ],
