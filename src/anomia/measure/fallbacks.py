@@ -52,7 +52,7 @@ class FallbackRow(NamedTuple):
     written: float | None
     """Generated tokens per answer of the arm, over those of the greedy answer."""
     estimated: bool
-    """Whether generated tokens weren't recorded and are estimated from the lengths of the texts."""
+    """Whether generated tokens weren't recorded, so that each text is taken to be as long as the greedy answer."""
     estimate: Estimate | None
     """(fallback − open) / (base − open); null where compression took nothing for certain."""
 
@@ -196,37 +196,24 @@ def _with_costs(records: pl.DataFrame) -> pl.DataFrame:
 
     A prompt counts once however many answers it has. Each step of a search extends all beams, so beams count as their
     number times the longest one, which leaves out what a search drops. With several seeds samples count for one.
-    Earlier versions, and servers, give texts alone: their tokens are those of as many characters of greedy answers of
-    the same arm and language, and at most as many as the longest greedy answer has.
+    Earlier versions, and servers, give texts alone: each text is taken to be as long as the greedy answer.
     """
-    greedy = pl.col("open_tokens")
-    characters = pl.col(_OPEN.text_column).str.len_chars().sum().over("arm", "language")
-    per_character = pl.when(characters > 0).then(greedy.sum().over("arm", "language") / characters)
     found: dict[str, pl.Expr] = {}
     for way in WAYS:
-        counted, lengths, answers = _written(way)
-        guessed = pl.min_horizontal(lengths * per_character, greedy.max()) * answers
+        counted, answers = _written(way)
         found[f"{way}_read"] = pl.col("prompt_tokens" if way in VOTES else f"{way}_prompt_tokens")
-        found[f"{way}_written"] = pl.coalesce(counted, guessed)
+        found[f"{way}_written"] = pl.coalesce(counted, pl.col("open_tokens") * answers)
         found[f"{way}_estimated"] = counted.is_null()
     return records.with_columns(**found)
 
 
-class _Written(NamedTuple):
-    """tokens: of all answers, as they were recorded. characters: of one. answers: how many there are."""
-
-    tokens: pl.Expr
-    characters: pl.Expr
-    answers: pl.Expr
-
-
-def _written(way: str) -> _Written:
+def _written(way: str) -> tuple[pl.Expr, pl.Expr]:
+    """The tokens of all answers, as they were recorded, and how many answers there are."""
     probe = BY_NAME[way]
-    texts = pl.col(probe.text_column)
     if way not in VOTES:
-        return _Written(pl.col(f"{way}_answer_tokens"), texts.str.len_chars(), pl.lit(1))
-    characters, tokens = texts.list.eval(pl.element().str.len_chars()), pl.col(probe.each("tokens"))
+        return pl.col(f"{way}_answer_tokens"), pl.lit(1)
+    answers, tokens = pl.col(probe.text_column).list.len(), pl.col(probe.each("tokens"))
     if way in SAMPLED:
         seeds = pl.col(probe.each("seeds")).list.n_unique()
-        return _Written(tokens.list.sum() / seeds, characters.list.mean(), texts.list.len() / seeds)
-    return _Written(tokens.list.max() * texts.list.len(), characters.list.max(), texts.list.len())
+        return tokens.list.sum() / seeds, answers / seeds
+    return tokens.list.max() * answers, answers

@@ -28,7 +28,10 @@ _SPECIAL_TOKEN = re.compile(r"<\|?[a-z]\w*\|?>", re.IGNORECASE)
 
 
 class Vote(NamedTuple):
-    """The text that stands for the answer with the largest mass, and how many texts give that answer."""
+    """The text that stands for the answer with the largest mass.
+
+    agreeing: how many texts give that answer; 0 if it says nothing.
+    """
 
     text: str
     agreeing: int
@@ -84,9 +87,10 @@ def vote(
     by_answer = _grouped(ballots, answer)
     said = {given: cast for given, cast in by_answer.items() if given} or by_answer
     draw = _draw([ballot.text for cast in said.values() for ballot in cast])
-    winners = max(said.values(), key=lambda cast: (*_mass(cast), draw(min(cast).text)))
-    by_text = _grouped(winners, str)
-    return Vote(max(by_text, key=lambda text: (*_mass(by_text[text]), draw(text))), len(winners))
+    won = max(said, key=lambda given: (*_mass(said[given]), draw(min(said[given]).text)))
+    by_text = _grouped(said[won], str)
+    stands = max(by_text, key=lambda text: (*_mass(by_text[text]), draw(text)))
+    return Vote(stands, len(said[won]) if won else 0)
 
 
 def _ballots(texts: Sequence[str], log_probs: Sequence[float | None] | None) -> list[_Ballot]:

@@ -15,8 +15,8 @@ NOTES = (
     "share of the loss given back: (arm this way − arm greedy)/(base greedy − arm greedy) on the same items; not given "
     "where compression may have taken nothing. A way that helps base as well gives back more than was lost",
     "tokens: the arm's per answer, over those of its greedy answer. A prompt is read once for all beams or samples. "
-    "Beams write their number times the longest; what a search drops isn't counted. est.: estimated from the lengths "
-    "of texts, where tokens weren't recorded",
+    "Beams write their number times the longest; what a search drops isn't counted. est.: where tokens weren't "
+    "recorded, each text is taken to be as long as the greedy answer",
 )
 IN_FILES = Filed(
     "fallbacks", "Decoding instead of repair (%)", " ".join(f"{note}." for note in NOTES), keys=3
