@@ -29,6 +29,13 @@ def repair(
         typer.Argument(help="The same model after pruning: a hub id or a folder.", metavar="COMPRESSED"),
     ],
     out: OutArgument,
+    guided: Annotated[
+        bool,
+        typer.Option(
+            "--guided",
+            help="Weight tokens by how much the final loss depends on them; loads both models whole.",
+        ),
+    ] = False,
     train: Annotated[
         int,
         typer.Option(
@@ -55,7 +62,9 @@ def repair(
             base,
             out,
             parse_arm(
-                f"taken:{escape(compressed)}+repair" + (f"+train,epochs={train}" if train else "")
+                f"taken:{escape(compressed)}+repair"
+                + (",guided=yes" if guided else "")
+                + (f"+train,epochs={train}" if train else "")
             ).steps,
             with_answers(base, out, folder_options(how), progress),
             progress=stage_counter(progress, f"repairing {compressed}"),

@@ -89,12 +89,27 @@ class Batch(NamedTuple):
 
     input_ids: [B, S] int64. real: [B·S] bool, False on padding; `None` if there is no padding.
     languages: one per window. weights: of each position in sums over tokens, [B·S] float32; `None` if all are 1.
+    starts: where the answer starts in each window, None in one without; empty if there is no answer in the text.
     """
 
     input_ids: torch.Tensor
     real: torch.Tensor | None
     languages: tuple[str, ...]
     weights: torch.Tensor | None = None
+    starts: tuple[int | None, ...] = ()
+
+    @property
+    def predicting(self) -> torch.Tensor:
+        """The positions that predict an answer's tokens, in windows without an answer all real ones: [B·S] bool."""
+        counts = torch.ones_like(self.input_ids, dtype=torch.bool)
+        real = counts if self.real is None else self.real.view(counts.shape)
+        counts = real.clone()
+        for row, mine, start in zip(counts, real, self.starts, strict=bool(self.starts)):
+            if start is not None:
+                row[: start - 1] = False
+                # Nothing of the answer comes after its last token.
+                row[int(mine.sum()) - 1 :] = False
+        return counts.reshape(-1)
 
 
 def read_calibration(text: TextOptions) -> CalibrationText:
@@ -356,7 +371,7 @@ def make_batches(
         _batch(
             [windows.token_ids[i] for i in group],
             tuple(windows.languages[i] for i in group),
-            [starts[i] for i in group],
+            [starts[i] for i in group] if windows.answer_starts else (),
             windows.answer_weight if weighted else None,
         )
         for group in groups
@@ -382,7 +397,7 @@ def _batch(
             if start is not None:
                 row[start - 1 :] = weight
         weights = weights.reshape(-1)
-    return Batch(ids, None if bool(real.all()) else real, languages, weights)
+    return Batch(ids, None if bool(real.all()) else real, languages, weights, tuple(starts))
 
 
 def _counts(languages: Iterable[str]) -> str:

@@ -52,7 +52,7 @@ class MethodKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An option of one method, written `name=value`.
+    """An option of one method, written `name=value`; an update's yes is also written as the name alone.
 
     choices: the allowed words, None for a positive integer. default: the value if the option isn't given.
     pattern_only: not allowed with a plain sparsity.
@@ -204,6 +204,7 @@ CATALOGUE: Mapping[str, Entry] = {
             MethodKind.UPDATE,
             "after pruning: kept weights whose outputs come close to those of the unpruned model on its own inputs",
             "methods.repair:UPDATER",
+            (Option("guided", YES_NO, default=False),),
             passes=20,
         ),
         Entry(

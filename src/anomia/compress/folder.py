@@ -116,7 +116,7 @@ def compress_folder(
 
     The calibration activations are kept on disk. Repeating an interrupted call resumes it after the last finished
     block. The whole model is loaded if its stored tensors don't match the model's one to one (GGUF, a mixture whose
-    experts are fused while loading), if the method needs gradients, or if it rotates the states (`slicegpt`).
+    experts are fused while loading), if the step needs gradients, or if it rotates the states (`slicegpt`).
 
     Args:
         model: hub id, folder or GGUF file.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -12,6 +13,7 @@ from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Batch, Windows
 from anomia.compress.matrices import all_matrices
 from anomia.compress.methods.base import BlockWork
+from anomia.compress.methods.guided import Snapshot, TokenGradients, guidance, token_gradients
 from anomia.compress.methods.repair import aim_at_base
 from anomia.compress.methods.table import method_of, updater_of, without_running
 from anomia.compress.methods.update import layer_error
@@ -19,8 +21,8 @@ from anomia.compress.methods.zeros import check_zeros, count_zeros, note_zeros
 from anomia.compress.report import MatrixReport
 from anomia.compress.shards import check_finite, count_broken
 from anomia.compress.statistics import SharedInput, StatisticNeeds, observe
-from anomia.compress.steps import Pattern, Prune, Quantize, Target, Update
-from anomia.compress.visit import AtBlock, Blocks, visit
+from anomia.compress.steps import Pattern, Prune, Quantize, Target, Update, before_guidance, is_guided
+from anomia.compress.visit import AtBlock, Blocks, BlocksInMemory, visit
 from anomia.compress.walk import make_model_batches
 from anomia.errors import RefusedError
 
@@ -78,6 +80,11 @@ def go_through(
     if method.whole_gradients is not None:
         assert windows is not None
         gradients, notes = method.whole_gradients(blocks.model, blocks.decoder, windows, all_matrices)
+    loss: TokenGradients | None = None
+    if isinstance(step, Prune) and is_guided(step):
+        assert windows is not None
+        assert batches is not None
+        loss = _final_loss(blocks, step, windows, batches, batch_tokens)
     if not finished.sparsities:
         finished.sparsities = _spread(blocks, step, windows, batch_tokens)
         finished.save(finished)
@@ -91,6 +98,8 @@ def go_through(
                 for group in work.groups
             ]
             work.unscored = notes[at.index]
+        if loss is not None:
+            work.guide = partial(guidance, loss, at.index, batches=at.batches)
         reports = change_block(work)
         packed = work.packed
         del work
@@ -108,6 +117,25 @@ def go_through(
         finished.save(finished)
         if progress is not None:
             progress(len(finished.reports), count)
+
+
+def _final_loss(
+    blocks: Blocks, step: Prune, windows: Windows, batches: Sequence[Batch], batch_tokens: int
+) -> TokenGradients:
+    """Measure the final loss of the model pruned without what the loss guides; the blocks are base's again afterwards.
+
+    Masks of later blocks are chosen anew behind repaired ones, so they differ a little from those measured here.
+    """
+    assert isinstance(blocks, BlocksInMemory)
+    if blocks.decoder.fault:
+        raise RefusedError(f"{blocks.decoder.fault}, which base's own inputs need")
+    base = Snapshot(blocks.decoder)
+    try:
+        pruned = BlocksInMemory(blocks.model, blocks.decoder)
+        go_through(pruned, before_guidance(step), windows, Finished(), batch_tokens=batch_tokens)
+        return token_gradients(blocks.model, blocks.decoder, base, batches)
+    finally:
+        base.restore()
 
 
 def _work_at(

@@ -5,6 +5,8 @@
     amount = a sparsity between 0 and 1 (`0.5`) or a pattern `N:M` (at most N of every M weights stay); for GPTQ and
              AWQ the bits; for methods that drop whole parts the share to drop; for embeddings the format
 
+An update's option that is yes or no means yes without a value: `wanda:0.5+repair,guided`.
+
 A `+`, `,` or `%` inside a value (such as a path) is written `%2B`, `%2C`, `%25`. `base` is the arm with no step.
 """
 
@@ -22,6 +24,7 @@ from anomia.compress.catalogue import (
     CATALOGUE,
     EMBEDDING_TYPES,
     NULL_DTYPES,
+    YES_NO,
     Entry,
     MethodKind,
     positive,
@@ -185,7 +188,9 @@ def _parse_take(entry: Entry, amount: str, options: list[str], where: str) -> Pr
 
 
 def _parse_update(entry: Entry, amount: str, options: list[str], where: str) -> Update:
-    given = _read_options([amount, *options] if amount else options, _own(entry), where)
+    given = _read_options(
+        [amount, *options] if amount else options, _own(entry), where, alone=_yes_or_no(entry)
+    )
     return Update(entry.name, options=_options(entry, given, where))
 
 
@@ -209,6 +214,10 @@ def _parse_quantize(entry: Entry, amount: str, options: list[str], where: str) -
     given = _read_options(options, (*_own(entry), *_TEXT), where)
     own = _options(entry, given, where)
     return Quantize(entry.name, bits, _calibration(given, where), options=own)
+
+
+def _yes_or_no(entry: Entry) -> tuple[str, ...]:
+    return tuple(option.name for option in entry.options if option.choices == YES_NO)
 
 
 def _own(entry: Entry) -> tuple[str, ...]:
@@ -371,7 +380,10 @@ def _share(amount: str, where: str, *, what: str, or_else: str = "") -> float:
     return share
 
 
-def _read_options(pieces: list[str], known: tuple[str, ...], where: str) -> dict[str, str]:
+def _read_options(
+    pieces: list[str], known: tuple[str, ...], where: str, *, alone: tuple[str, ...] = ()
+) -> dict[str, str]:
+    """Read `name=value` pieces. alone: options that mean yes without a value."""
     given: dict[str, str] = {}
     for piece in pieces:
         key, equals, value = piece.partition("=")
@@ -379,6 +391,8 @@ def _read_options(pieces: list[str], known: tuple[str, ...], where: str) -> dict
             raise StudyError(f"{where}: {piece!r} is an option, and this method takes none")
         if key not in known:
             raise StudyError(f"{where}: unknown option {key!r}; {nearest(key, known)}")
+        if not equals and key in alone:
+            value = equals = "yes"
         if not equals or not value:
             raise StudyError(f"{where}: option {key!r} has no value; write {key}=VALUE")
         if key in given:

@@ -195,6 +195,30 @@ class Null:
         return f"null:batch={self.batch}" if self.batch is not None else f"null:{self.dtype or self.method}"
 
 
+def is_guided(step: Step) -> bool:
+    """Whether an update of a step weights tokens by the final loss, which takes the whole model in memory."""
+    return isinstance(step, Prune) and any(update.option("guided") for update in step.updates)
+
+
+def before_guidance(step: Prune) -> Prune:
+    """Return the step with the updates before the first one that the final loss guides."""
+    guided = next(n for n, update in enumerate(step.updates) if update.option("guided"))
+    return replace(step, updates=step.updates[:guided])
+
+
+def passes_of(step: Calibrated) -> float:
+    """Return the cost of a step and its updates for plans, in forward passes over its calibration tokens."""
+    passes = CATALOGUE[step.method].passes
+    if isinstance(step, Prune):
+        passes += sum(CATALOGUE[update.method].passes for update in step.updates)
+        passes += step.allocation == "owl"
+    if isinstance(step, Prune) and is_guided(step):
+        passes += passes_of(before_guidance(step)) + GUIDED_PASSES
+    return passes
+
+
+GUIDED_PASSES = 4.0
+"""A forward pass of base, and a forward and a backward pass of the compressed model."""
 Calibrated = Prune | Reshape | Quantize
 Step = Prune | Reshape | Quantize | Embeddings | Checkpoint | Null | Served
 

@@ -20,9 +20,8 @@ import torch
 import transformers
 
 from anomia.compress.answers import is_of_answers
-from anomia.compress.catalogue import CATALOGUE
 from anomia.compress.sources import PASSAGES, PASSAGES_A_LANGUAGE
-from anomia.compress.steps import Arm, Prune, needs_calibration
+from anomia.compress.steps import Arm, needs_calibration, passes_of
 from anomia.errors import ModelError
 from anomia.matrix import Matrix
 from anomia.models import LoadedModel
@@ -307,10 +306,7 @@ def _making(study: Study, arm: Arm, languages: int, answered: set[tuple[Any, ...
             continue
         text = step.calibration
         source = text.source or study.calibration
-        passes = CATALOGUE[step.method].passes
-        if isinstance(step, Prune):
-            passes += sum(CATALOGUE[update.method].passes for update in step.updates)
-            passes += step.allocation == "owl"
+        passes = passes_of(step)
         if source == "demo":
             calibration += passes * DEMO_TOKENS
             continue

@@ -13,6 +13,7 @@ from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Batch, Windows
 from anomia.compress.calls import Call
 from anomia.compress.matrices import WeightMatrix
+from anomia.compress.methods.guided import Guidance
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import SharedInput, StatisticNeeds
 from anomia.compress.steps import Prune, Quantize, Target, Update
@@ -32,6 +33,8 @@ class BlockWork:
     reordered: notes on matrices whose inputs were reordered before the method ran, by name.
     unscored: why matrices have a gradient of zero, by name, if the method reads gradients.
     beside: the block before any change, on the states of the unchanged model, for updates that want it.
+    guide: what the final loss says of matrices of this block that share an input, by their names; None if no update
+    asks for it.
     """
 
     block: nn.Module
@@ -46,6 +49,7 @@ class BlockWork:
     reordered: dict[str, str] = field(default_factory=dict)
     unscored: Mapping[str, str] = field(default_factory=dict)
     beside: Beside | None = None
+    guide: Callable[[Sequence[str]], Guidance] | None = None
 
 
 WholeGradients = Callable[

@@ -15,6 +15,7 @@ from anomia.compress.calls import run_block
 from anomia.compress.exponents import far_exponent, shifted
 from anomia.compress.matrices import WeightMatrix
 from anomia.compress.methods.base import BlockWork, Updater
+from anomia.compress.methods.guided import FEW, Guidance, effective_tokens
 from anomia.compress.methods.update import damped_diagonal, masked_least_squares
 from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
@@ -46,16 +47,27 @@ def repair_block(work: BlockWork, dense: Mapping[str, torch.Tensor], update: Upd
 
     The inputs of a group are taken anew, after the groups before it were repaired.
     dense: the matrices before pruning by their names in the block, [out, in] each.
+    update: with `guided`, tokens also count by the gradient of the final loss (`methods.guided`).
 
     Raises `CompressionError` for a block that can't be run by itself, and for values that are NaN or infinite.
     """
     reports = []
     for group in work.groups:
-        sums = _paired_sums(check_alone(work), group.matrices, dense)
+        guided = Guidance(None)
+        if update.option("guided"):
+            assert work.guide is not None
+            guided = work.guide([matrix.name for matrix in group.matrices])
+        sums = _paired_sums(check_alone(work), group.matrices, dense, guided.weights)
         if sums is None:
             reports += [report_matrix(matrix)._replace(note=NOT_PAIRED) for matrix in group.matrices]
             continue
-        reports += _repair_group(group, sums, dense, work.where)
+        note = guided.note
+        if guided.weights is not None and effective_tokens(guided.weights, work.batches) < len(sums.hessian):
+            note = FEW
+        reports += [
+            report._replace(note="; ".join(part for part in (report.note, note) if part))
+            for report in _repair_group(group, sums, dense, work.where)
+        ]
     return reports
 
 
@@ -159,11 +171,15 @@ def paired_error(weight: torch.Tensor, dense: torch.Tensor, sums: PairedSums, ou
 
 
 def _paired_sums(
-    work: BlockWork, matrices: Sequence[WeightMatrix], dense: Mapping[str, torch.Tensor]
+    work: BlockWork,
+    matrices: Sequence[WeightMatrix],
+    dense: Mapping[str, torch.Tensor],
+    guided: Sequence[torch.Tensor] | None = None,
 ) -> PairedSums | None:
     """Sum over all batches; None if the tokens of base and the compressed model can't be paired.
 
-    matrices: those of a group, [out, in] each. dense: their values in base, by name.
+    matrices: those of a group, [out, in] each. dense: their values in base, by name. guided: further weights of the
+    tokens, [B·S] float32 per batch.
     """
     modules = dict(work.block.named_modules())
     module = modules.get(matrices[0].name)
@@ -183,8 +199,11 @@ def _paired_sums(
             sums = PairedSums(
                 mine.new_zeros(width, width), mine.new_zeros(width, width), [0.0] * len(matrices)
             )
-        if batch.weights is not None:
-            weights = batch.weights if batch.real is None else batch.weights[batch.real]
+        weights = batch.weights
+        if guided is not None:
+            weights = guided[index] if weights is None else guided[index] * weights
+        if weights is not None:
+            weights = weights if batch.real is None else weights[batch.real]
             mine, base = (part * weights.to(part.device).sqrt()[:, None] for part in (mine, base))
         sums.hessian.addmm_(mine.T, mine)
         sums.cross.addmm_(base.T, mine)
