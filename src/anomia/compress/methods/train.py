@@ -41,7 +41,7 @@ def train_block(work: BlockWork, dense: Mapping[str, torch.Tensor], update: Upda
     per batch; the rate falls linearly to zero. The weights of the epoch with the least loss on the held-out batches
     stay, those before the first epoch included.
 
-    dense: not read.
+    dense: not read, [out, in] each.
 
     Raises `CompressionError` for a block that can't be run by itself, and for a loss that is NaN or infinite.
     """
