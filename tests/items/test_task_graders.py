@@ -348,6 +348,21 @@ def test_chrf_is_sacrebleu_s(tmp_path: Path) -> None:
     official = CHRF(word_order=2).sentence_score(said, ["The dog bit the guy."]).score
     assert task.grade(said, question).score == pytest.approx(official / 100)
     assert task.grade(said, question).correct is None
+    # An output in the language of the source shares letters with the reference, and is no translation.
+    pair = {
+        "source": "The castle is the oldest building of the valley.",
+        "reference": "Le château est le plus ancien bâtiment de la vallée.",
+        "target_language": "fr",
+    }
+    question = one("translation", rows(tmp_path, pair))
+    for said, part in (
+        ("Ce château est le bâtiment le plus ancien.", 1.0),
+        ("The castle is the oldest building of the valley.", 0.0),
+        (question.gold, 1.0),
+        ("12 %", None),
+        ("", None),
+    ):
+        assert task.grade(said, question).parts == (part,), said
 
 
 def test_an_answer_may_begin_after_empty_lines() -> None:

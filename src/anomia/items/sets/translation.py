@@ -23,22 +23,30 @@ from anomia.items.languages import language_code, language_name
 from anomia.items.sets.belebele import CODES
 from anomia.items.task_rows import SUFFIXES, HubPlace, TaskRow, draw_for, first_wrong, task_reader
 from anomia.probes import CHOICE_OWN
-from anomia.text import seen_lines
+from anomia.text import main_language, seen_lines
 
 _FLORES_NAMES = {code.lower(): name for name, code in CODES.items()}
 _FLORES = re.compile(r"sentence_([a-z]{3}_[a-z]{4})")
 
 
 def grade(output: str, question: Posed) -> TaskGrade:
-    """chrF++ from 0 to 1 of as many first lines as the reference has."""
+    """chrF++ from 0 to 1 of as many first lines as the reference has, and whether they are in its language."""
     translated = _translated(output, question)
     if translated in question.answers:
-        return TaskGrade(1.0)
+        return TaskGrade(1.0, parts=(1.0,))
     if not translated.strip():
-        return TaskGrade(0.0)
-    return TaskGrade(
-        min(1.0, max(0.0, _chrf().sentence_score(translated, list(question.answers)).score / 100))
-    )
+        return TaskGrade(0.0, parts=(None,))
+    score = _chrf().sentence_score(translated, list(question.answers)).score / 100
+    return TaskGrade(min(1.0, max(0.0, score)), parts=(_in_language(translated, question.answers[0]),))
+
+
+def _in_language(translated: str, reference: str) -> float | None:
+    """1 if a translation has the reference's language, 0 if another; None where one of the two can't be told.
+
+    Models that can't translate continue in the language of the source, and even that shares letters with a reference.
+    """
+    one, other = main_language(translated), main_language(reference)
+    return None if one is None or other is None else float(one == other)
 
 
 def _translated(output: str, question: Posed) -> str:
@@ -55,7 +63,7 @@ def _chrf() -> Any:
     return CHRF(word_order=2)
 
 
-TASK = Task(grade=grade, right_or_wrong=False)
+TASK = Task(grade=grade, parts=("in the reference's language",), right_or_wrong=False)
 
 
 def wrong_translations(question: Question) -> tuple[str, ...]:
