@@ -85,6 +85,9 @@ def prepare(
     (folder / "own.jsonl").write_text(
         "".join(json.dumps({"prompt": f"Count to {n}.", "reference": str(n)}) + "\n" for n in range(6))
     )
+    (folder / "answers.jsonl").write_text(
+        "".join(json.dumps({"text": f"How many are {n}? {n} are {n}. " * 20}) + "\n" for n in range(8))
+    )
     (folder / "dev.en.json").write_text(in_squad_format("english"))
     local = folder / "DATA" / "tydiqa_goldp" / "dev"
     local.mkdir(parents=True)

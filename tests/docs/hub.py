@@ -22,7 +22,7 @@ def make_hub(home: Path, model_folder: Path) -> dict[str, str]:
     for name in MODELS:
         _model(home / "hub", name, model_folder)
     cache = home / "datasets"
-    rows = [_squad(f"{language}-{n}", n, language) for language in TYDIQA for n in range(6)]
+    rows = [_squad(f"{language}-{n}", n, language) for language in TYDIQA for n in range(8)]
     _data_set(cache, "google-research-datasets/tydiqa", "secondary_task", "validation", rows)
     for code in XQUAD:
         rows = [_squad(f"x{n}", n, code) for n in range(6)]
