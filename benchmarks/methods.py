@@ -191,7 +191,7 @@ def base_of(options: Any) -> dict[str, Any]:
 
 
 def load(model: str, options: Any) -> Any:
-    from anomia.models import load_model
+    from anomia.models.load import load_model
 
     return load_model(model, dtype=options.dtype, device="cpu")
 

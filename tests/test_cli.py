@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from anomia.compress.lock import only_writer
-from anomia.models import load_model
+from anomia.models.load import load_model
 from anomia.report.export import FIRST_COLUMNS
 from tests.command import anomia
 from tests.conftest import entry

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,3 +124,10 @@ def test_long_functions_on_tensors_give_their_shapes() -> None:
             if moves and not re.search(r"\[|\bshape", ast.get_docstring(node) or ""):
                 without.append(f"{file.relative_to(SOURCE)}:{node.lineno} {node.name}")
     assert without == []
+
+
+def test_reading_a_run_loads_no_torch() -> None:
+    """`anomia show` and `gate` of a finished run start without it; it takes seconds."""
+    asked = "import sys, anomia.cli, anomia.measure.results; print([m for m in ('torch', 'torchao') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

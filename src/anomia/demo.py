@@ -11,8 +11,7 @@ import platformdirs
 
 from anomia.errors import MissingExtraError, ModelError
 from anomia.files import set_aside
-from anomia.models import load_model
-from anomia.models.load import quiet_transformers
+from anomia.models.load import load_model, quiet_transformers
 
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 ARM = "wanda:0.5"

@@ -18,7 +18,7 @@ from anomia.compress.size import stored_bytes, tensor_bytes
 from anomia.compress.spec import parse_arm
 from anomia.errors import CompressionError
 from anomia.matrix import Matrix, StudyCell
-from anomia.models import load_model
+from anomia.models.load import load_model
 from anomia.run_folder import RunFolder
 from anomia.running.execute import run_matrix
 from anomia.running.progress import PlainProgress

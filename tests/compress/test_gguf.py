@@ -19,7 +19,7 @@ from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.size import stored_bytes
 from anomia.compress.spec import parse_arm
 from anomia.errors import ModelError
-from anomia.models import load_model
+from anomia.models.load import load_model
 
 
 def write_tiny_gguf(path: Path, *, width: int = 32, blocks: int = 2) -> None:

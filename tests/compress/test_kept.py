@@ -16,7 +16,7 @@ from anomia.compress.kept import read_kept
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.spec import parse_arm
 from anomia.errors import AnomiaError, CompressionError, StudyError
-from anomia.models import load_model
+from anomia.models.load import load_model
 from anomia.study import read_study
 from tests.compress.test_folder import save_model, weights, write_text
 

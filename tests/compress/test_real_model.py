@@ -15,7 +15,7 @@ from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Pattern
 from anomia.demo import demo_model
 from anomia.errors import MissingExtraError
-from anomia.models import load_model
+from anomia.models.load import load_model
 
 pytestmark = pytest.mark.slow
 

@@ -24,9 +24,9 @@ from anomia.compress.statistics import StatisticNeeds, observe
 from anomia.compress.steps import Pattern
 from anomia.compress.visit import AtBlock, BlocksInMemory, visit
 from anomia.compress.walk import calibrating, make_model_batches
-from anomia.models import load_model
 from anomia.models.describe import describe
 from anomia.models.diff import differences
+from anomia.models.load import load_model
 from anomia.models.shrunk import NotBuiltError
 
 from .architectures import tiny

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from scripts.licences import PAGE, pinned
 
-from anomia.models import load_model
+from anomia.models.load import load_model
 from anomia.study import Study
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,11 +22,10 @@ from anomia.compress.size import stored_bytes, tensor_bytes
 from anomia.errors import ModelError, RunError
 from anomia.matrix import Matrix, StudyCell
 from anomia.measure.results import read_results
-from anomia.models import load_model, load_tokenizer
 from anomia.models.adapters import find_adapter
 from anomia.models.describe import describe
 from anomia.models.diff import differences
-from anomia.models.load import check_place
+from anomia.models.load import check_place, load_model, load_tokenizer
 from anomia.run_folder import RunFolder
 from anomia.running.execute import run_matrix
 from anomia.running.progress import PlainProgress

@@ -16,9 +16,9 @@ from anomia.cli import main
 from anomia.demo import demo_model
 from anomia.errors import ModelError
 from anomia.models import describe as describe_module
-from anomia.models import load_model
 from anomia.models.describe import Description, describe
 from anomia.models.diff import Difference, differences, worst
+from anomia.models.load import load_model
 from anomia.models.memory import hold, let_go
 from tests.compress.test_gguf import write_tiny_gguf
 from tests.models.folders import ask, copied, edit, edit_tensors

@@ -12,10 +12,10 @@ import pytest
 from gguf.constants import RopeScalingType
 
 from anomia.errors import ModelError
-from anomia.models import load_model
 from anomia.models.describe import describe
 from anomia.models.diff import differences
 from anomia.models.gguf_header import read_gguf_header, read_gguf_settings
+from anomia.models.load import load_model
 from tests.compress.test_gguf import write_tiny_gguf
 
 

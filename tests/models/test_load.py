@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from anomia.errors import ModelError
-from anomia.models import load_model
 from anomia.models.fingerprint import (
     fingerprint_tokenizer,
     fingerprint_weights,
     fingerprint_weights_1,
     is_same_weights,
 )
+from anomia.models.load import load_model
 
 
 def test_a_folder_loads_ready_to_be_asked(model_folder: Path) -> None:

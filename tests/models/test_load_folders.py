@@ -11,8 +11,7 @@ import pytest
 from anomia.compress.folder import compress_folder
 from anomia.compress.spec import parse_arm
 from anomia.errors import AnomiaError, ModelError
-from anomia.models import load_model, load_tokenizer
-from anomia.models.load import check_place
+from anomia.models.load import check_place, load_model, load_tokenizer
 
 from .broken import FOLDERS, copied
 

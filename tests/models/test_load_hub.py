@@ -16,8 +16,8 @@ import anomia
 from anomia.compress.folder import compress_folder
 from anomia.compress.spec import parse_arm
 from anomia.errors import ModelError
-from anomia.models import load_model, load_tokenizer
 from anomia.models.examine import look_up
+from anomia.models.load import load_model, load_tokenizer
 
 from .broken import WEIGHTS, change_tensors, split
 

@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from anomia.compress.folder import compress_folder
 from anomia.compress.spec import parse_arm
 from anomia.errors import AnomiaError, ModelError
-from anomia.models import load_model
 from anomia.models.describe import describe
 from anomia.models.diff import differences
 from anomia.models.examine import examine
 from anomia.models.headers import read_headers
+from anomia.models.load import load_model
 from anomia.models.refuse import refuse
 from anomia.models.tensors import account, ignorable, skeleton
 

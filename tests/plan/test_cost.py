@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from anomia.cli import app
 from anomia.errors import AnomiaError, StudyError
 from anomia.matrix import Matrix, read_matrix
-from anomia.models import load_model
+from anomia.models.load import load_model
 from anomia.plan import cost as cost_module
 from anomia.plan.cost import forecast, on_machine
 from anomia.plan.machines import MACHINES, read_machine

@@ -19,7 +19,7 @@ from anomia.compress.calibration import make_batches
 from anomia.compress.options import TextOptions
 from anomia.compress.spec import parse_arm
 from anomia.errors import AnomiaError, DataError, StudyError
-from anomia.models import load_model, load_tokenizer
+from anomia.models.load import load_model, load_tokenizer
 from anomia.run_folder import RunFolder
 from anomia.running.answerer import LocalModel
 from anomia.running.answers import study_of_answers, write_answers

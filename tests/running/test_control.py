@@ -25,7 +25,7 @@ from anomia.errors import AnomiaError, DataError, StudyError
 from anomia.grade import Grading, normalize
 from anomia.items.item import Question
 from anomia.items.sets import set_of
-from anomia.models import load_tokenizer
+from anomia.models.load import load_tokenizer
 from anomia.plan.cost import forecast
 from anomia.run_folder import RunFolder
 from anomia.running.answerer import LocalModel

@@ -17,8 +17,7 @@ from anomia.locate.located import Among, LocateOptions
 from anomia.locate.positions import find_positions
 from anomia.locate.prepare import groups_of, pairs_of
 from anomia.matrix import Matrix, StudyCell
-from anomia.models import load_tokenizer
-from anomia.models.load import DTYPES, resolve_device
+from anomia.models.load import DTYPES, load_tokenizer, resolve_device
 from anomia.models.sizes import Sizes, number, sizes_of
 from anomia.plan.cost import forecast, on_machine
 from anomia.plan.machines import MACHINES

@@ -74,6 +74,18 @@ class Value(_Row):
     """Whether its coverage was validated for this many items and events (docs/statistics.md)."""
 
 
+# pydantic looks for the source of models made of other types in every loaded module: seconds, to find nothing.
+_MADE = ConfigDict(use_attribute_docstrings=False)
+
+
+class _Made(_Row):
+    model_config = _MADE
+
+
+class _MadeValue(Value):
+    model_config = _MADE
+
+
 @dataclass(frozen=True)
 class Row:
     """How a row is written: figures as objects, nested tuples spread out into the row.
@@ -114,7 +126,7 @@ def _model(row: type, first: tuple[str, ...], only: tuple[str, ...]) -> type[Bas
             elif field not in _SPREAD:
                 fields[field] = (_WRITTEN.get(kind, kind), Field(description=texts.get(field)))
     order = only or (*first, *(field for field in fields if field not in first))
-    base = Value if Estimate in spread else _Row
+    base = _MadeValue if Estimate in spread else _Made
     described = {field: fields[field] for field in order}
     return create_model(row.__name__, __base__=base, __doc__=inspect.getdoc(row), **described)
 

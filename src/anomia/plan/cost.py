@@ -24,8 +24,7 @@ from anomia.compress.sources import PASSAGES, PASSAGES_A_LANGUAGE
 from anomia.compress.steps import Arm, needs_calibration, passes_of
 from anomia.errors import ModelError
 from anomia.matrix import Matrix
-from anomia.models import LoadedModel
-from anomia.models.load import DTYPES
+from anomia.models.load import DTYPES, LoadedModel
 from anomia.models.sizes import number, sizes_of
 from anomia.plan.machines import Machine
 from anomia.plan.stand_ins import config_of, item_sets_of, tokenizer_of

@@ -18,7 +18,6 @@ import transformers
 
 from anomia.compress.steps import Checkpoint
 from anomia.errors import RunError
-from anomia.models import LoadedModel, load_tokenizer
 from anomia.models.chat import check_chat
 from anomia.models.fingerprint import (
     architecture,
@@ -27,6 +26,7 @@ from anomia.models.fingerprint import (
     is_same_weights,
     is_this_version,
 )
+from anomia.models.load import LoadedModel, load_tokenizer
 from anomia.models.sizes import vocabulary_of
 from anomia.models.tokenization import same_ids
 from anomia.probe.asked import prompt_hash

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from anomia.endpoint.ask import ServedModel, answer_items
 from anomia.errors import ModelError
-from anomia.models import LoadedModel
+from anomia.models.load import LoadedModel
 from anomia.probe.ask import Decoding, OnSplit, OnTokens, Reply
 from anomia.probe.continuation import answer_at_length, joined
 from anomia.probe.decode import Decoded, decode_reply

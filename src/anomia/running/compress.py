@@ -15,7 +15,7 @@ from anomia.compress.kept import keep_dense
 from anomia.compress.options import TextOptions
 from anomia.compress.sources import read_mix
 from anomia.compress.steps import Arm, Step, needs_calibration
-from anomia.models import LoadedModel, load_tokenizer
+from anomia.models.load import LoadedModel, load_tokenizer
 from anomia.models.tensors import skeleton
 from anomia.running.progress import Progress, stage_counter
 from anomia.study import Study

@@ -9,10 +9,10 @@ from anomia.compress.steps import Arm, Checkpoint, Served
 from anomia.endpoint.tokens import count_early, served_differences
 from anomia.errors import AnomiaError
 from anomia.items.prompts import write_prompt
-from anomia.models import load_tokenizer
 from anomia.models.describe import Description, describe
 from anomia.models.diff import Difference, differences
 from anomia.models.difference import listed
+from anomia.models.load import load_tokenizer
 from anomia.notes import ASKED, CONFOUNDING, read_differences, write_differences
 from anomia.running.cells import OpenCell, PlannedCell
 from anomia.running.progress import Progress

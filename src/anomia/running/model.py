@@ -16,8 +16,8 @@ from anomia.endpoint.tokens import count_tokens, served_differences
 from anomia.errors import RunError
 from anomia.items import Question
 from anomia.items.sets import only_probes
-from anomia.models import LoadedModel, load_model, load_tokenizer
 from anomia.models.fingerprint import architecture
+from anomia.models.load import LoadedModel, load_model, load_tokenizer
 from anomia.models.sizes import positions_of, vocabulary_of
 from anomia.notes import write_notes
 from anomia.probe.precision import precision_for
