@@ -42,6 +42,15 @@ def repair(
             min=0, help="Then train each block's kept weights for N epochs; 0 leaves it out.", metavar="N"
         ),
     ] = 0,
+    distill: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Last, train all kept weights towards base's output probabilities for N epochs; loads both models "
+            "whole; 0 leaves it out.",
+            metavar="N",
+        ),
+    ] = 0,
     how: How,
 ) -> None:
     """Repair a pruned model: give the weights that it kept the values with which it acts most like base.
@@ -65,6 +74,7 @@ def repair(
                 f"taken:{escape(compressed)}+repair"
                 + (",guided=yes" if guided else "")
                 + (f"+train,epochs={train}" if train else "")
+                + (f"+distill,epochs={distill}" if distill else "")
             ).steps,
             with_answers(base, out, folder_options(how), progress),
             progress=stage_counter(progress, f"repairing {compressed}"),

@@ -216,6 +216,14 @@ CATALOGUE: Mapping[str, Entry] = {
             passes=20,
         ),
         Entry(
+            "distill",
+            MethodKind.UPDATE,
+            "after pruning, last: gradient steps on all kept weights, towards the unpruned model's probabilities",
+            "methods.distill:UPDATER",
+            (Option("epochs", default=4),),
+            passes=20,
+        ),
+        Entry(
             "dsnot",
             MethodKind.UPDATE,
             "after pruning: swaps of pruned and kept weights that lower the error (Zhang et al. 2024, DSnoT)",

@@ -19,7 +19,7 @@ from anomia.compress.packed import notes_on
 from anomia.compress.pipeline import Finished, OnProgress, go_through
 from anomia.compress.report import CompressionReport, MatrixReport, by_reason
 from anomia.compress.shards import shard_name
-from anomia.compress.steps import Prune, Quantize, is_guided
+from anomia.compress.steps import Prune, Quantize, reads_final_loss
 from anomia.compress.walk import calibrating
 from anomia.compress.written import check_written, content_hash
 from anomia.words import counted, percent
@@ -27,7 +27,9 @@ from anomia.words import counted, percent
 
 def streams(step: Prune | Quantize) -> bool:
     """Whether a step needs only one block in memory."""
-    return goes_by_block(step) and method_of(step.method).whole_gradients is None and not is_guided(step)
+    return (
+        goes_by_block(step) and method_of(step.method).whole_gradients is None and not reads_final_loss(step)
+    )
 
 
 def change_matrices(

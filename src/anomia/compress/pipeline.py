@@ -12,7 +12,7 @@ from anomia.compress.allocation import allocation_of, spread_sparsity
 from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Batch, Windows
 from anomia.compress.matrices import all_matrices
-from anomia.compress.methods.base import BlockWork
+from anomia.compress.methods.base import BlockWork, WholeWork
 from anomia.compress.methods.guided import Snapshot, TokenGradients, guidance, token_gradients
 from anomia.compress.methods.repair import aim_at_base
 from anomia.compress.methods.table import method_of, updater_of, without_running
@@ -112,11 +112,58 @@ def go_through(
 
     updates = step.updates if isinstance(step, Prune) else ()
     beside = step.option("targets") == "base" or any(updater_of(update.method).beside for update in updates)
+    whole = _Whole(blocks, updates) if any(updater_of(update.method).whole for update in updates) else None
     for reports in visit(blocks, batches, change, dense=False, first=len(finished.reports), beside=beside):
         finished.reports.append(reports)
         finished.save(finished)
         if progress is not None:
             progress(len(finished.reports), count)
+    if whole is not None:
+        assert windows is not None
+        finished.reports = whole.change(finished.reports, windows, progress)
+
+
+class _Whole:
+    """The updates of a step that change all blocks at once, after the others."""
+
+    def __init__(self, blocks: Blocks, updates: Sequence[Update]) -> None:
+        assert isinstance(blocks, BlocksInMemory)
+        self._blocks = blocks
+        self._updates = [update for update in updates if updater_of(update.method).whole]
+        for update in self._updates:
+            updater_of(update.method).room(blocks.decoder)
+        self._base = Snapshot(blocks.decoder)
+
+    def change(
+        self, reports: Sequence[Sequence[MatrixReport]], windows: Windows, progress: OnProgress | None
+    ) -> list[list[MatrixReport]]:
+        """Change the model; returns the reports of each block. Errors of matrices before no longer hold."""
+        decoder, found = self._blocks.decoder, [list(block) for block in reports]
+        for update in self._updates:
+            updater = updater_of(update.method)
+            assert updater.whole is not None
+            batches = make_model_batches(decoder, windows, updater.needs, batch_tokens=updater.batch_tokens)
+            work = WholeWork(self._blocks.model, decoder, self._base, batches)
+            if progress is not None:
+                work.progress = progress
+            note = updater.whole(work, update)
+            for index, block in enumerate(decoder.modules):
+                matrices = {
+                    f"{decoder.path(index)}.{matrix.name}": matrix
+                    for matrix in all_matrices(block, decoder.path(index))
+                }
+                check_finite({name: matrix.weight for name, matrix in matrices.items()})
+                for place, report in enumerate(found[index]):
+                    zeros = count_zeros(matrices[report.name].weight)
+                    if zeros < report.zeros:
+                        raise RefusedError(
+                            f"{report.name} has {zeros:,} zeros after {update} where {report.zeros:,} were there "
+                            "before. Please report this with the model's name"
+                        )
+                    notes = "; ".join(part for part in (report.note, note) if part)
+                    error = report.error if note else None
+                    found[index][place] = report._replace(zeros=zeros, error=error, note=notes)
+        return found
 
 
 def _final_loss(
@@ -210,8 +257,11 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
     ]
     reports = _with_errors([*made, *others], work.groups, dense)
     for update in updates:
+        run = updater_of(update.method).run
+        if run is None:
+            continue
         before = {report.name: report for report in reports}
-        for report in updater_of(update.method).run(work, dense, update):
+        for report in run(work, dense, update):
             old = before[report.name]
             if report.zeros < old.zeros:
                 raise RefusedError(

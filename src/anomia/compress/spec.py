@@ -30,6 +30,7 @@ from anomia.compress.catalogue import (
     positive,
 )
 from anomia.compress.steps import (
+    WHOLE,
     Arm,
     Calibration,
     Checkpoint,
@@ -49,7 +50,7 @@ from anomia.compress.steps import (
 )
 from anomia.errors import StudyError, nearest
 
-REPAIRS = ("repair", "train")
+REPAIRS = ("repair", "train", "distill")
 """The updates that aim at the unpruned model's outputs."""
 _TEXT = ("calibration", "samples", "tokens", "budget")
 
@@ -110,6 +111,11 @@ def _with_updates(parts: list[Step | Update], arm: str) -> tuple[Step, ...]:
             raise StudyError(
                 f"arm {arm!r}: {part} changes weights for the mask of a pruning step right before it, as in "
                 f"wanda:0.5+{part}"
+            )
+        if before.updates and before.updates[-1].method in WHOLE:
+            raise StudyError(
+                f"arm {arm!r}: {before.updates[-1].method} changes all blocks at once, so {part} can't follow it; "
+                f"write {part} before it"
             )
         steps[-1] = replace(before, updates=(*before.updates, part))
     for step in steps:

@@ -195,9 +195,20 @@ class Null:
         return f"null:batch={self.batch}" if self.batch is not None else f"null:{self.dtype or self.method}"
 
 
+WHOLE = ("distill",)
+"""The updates that change all blocks at once, after all others."""
+
+
 def is_guided(step: Step) -> bool:
-    """Whether an update of a step weights tokens by the final loss, which takes the whole model in memory."""
+    """Whether an update of a step weights tokens by the final loss."""
     return isinstance(step, Prune) and any(update.option("guided") for update in step.updates)
+
+
+def reads_final_loss(step: Step) -> bool:
+    """Whether an update of a step reads the final loss, which takes the whole model in memory."""
+    return is_guided(step) or (
+        isinstance(step, Prune) and any(update.method in WHOLE for update in step.updates)
+    )
 
 
 def before_guidance(step: Prune) -> Prune:
@@ -210,11 +221,17 @@ def passes_of(step: Calibrated) -> float:
     """Return the cost of a step and its updates for plans, in forward passes over its calibration tokens."""
     passes = CATALOGUE[step.method].passes
     if isinstance(step, Prune):
-        passes += sum(CATALOGUE[update.method].passes for update in step.updates)
+        passes += sum(CATALOGUE[update.method].passes * _repeats(update) for update in step.updates)
         passes += step.allocation == "owl"
     if isinstance(step, Prune) and is_guided(step):
         passes += passes_of(before_guidance(step)) + GUIDED_PASSES
     return passes
+
+
+def _repeats(update: Update) -> float:
+    """How many times the epochs of its default an update takes; the catalogue's passes are for the default."""
+    default = {option.name: option.default for option in CATALOGUE[update.method].options}.get("epochs")
+    return update.option("epochs") / default if default else 1.0
 
 
 GUIDED_PASSES = 4.0

@@ -13,7 +13,8 @@ from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Batch, Windows
 from anomia.compress.calls import Call
 from anomia.compress.matrices import WeightMatrix
-from anomia.compress.methods.guided import Guidance
+from anomia.compress.methods.guided import Guidance, Snapshot
+from anomia.compress.options import BATCH_TOKENS
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import SharedInput, StatisticNeeds
 from anomia.compress.steps import Prune, Quantize, Target, Update
@@ -52,6 +53,21 @@ class BlockWork:
     guide: Callable[[Sequence[str]], Guidance] | None = None
 
 
+@dataclass(slots=True)
+class WholeWork:
+    """A whole pruned model in memory, changed in place by an update that follows all blocks.
+
+    base: the blocks' values before pruning. batches: the calibration text in batches of `Updater.batch_tokens`.
+    progress: called with (steps done, all steps).
+    """
+
+    model: nn.Module
+    decoder: DecoderBlocks
+    base: Snapshot
+    batches: Sequence[Batch]
+    progress: Callable[[int, int], None] = lambda _, __: None
+
+
 WholeGradients = Callable[
     [nn.Module, DecoderBlocks, Windows, Callable[[nn.Module, str], Sequence[WeightMatrix]]],
     tuple[list[dict[str, torch.Tensor]], list[dict[str, str]]],
@@ -84,14 +100,20 @@ class Method(NamedTuple):
 
 
 class Updater(NamedTuple):
-    """A method that changes weights after pruning.
+    """A method that changes weights after pruning, block by block or all blocks at once; one of the two is given.
 
     run: gets the pruned block, its dense weights by name in the block (float32, [out, in] each), and the requested
     update. It changes the block in place, keeps the number of zeros in each matrix, and reports every matrix of its
     groups.
     beside: whether it reads the unchanged model's states; then it computes errors against those.
+    whole: gets the whole pruned model once its last block is finished, and the requested update; changes the blocks in
+    place, keeps the zeros, and returns a note for all matrices, or none.
+    room: refuses, before any block is changed, what doesn't fit into memory. batch_tokens: tokens of its batches.
     """
 
     needs: StatisticNeeds
-    run: Callable[[BlockWork, Mapping[str, torch.Tensor], Update], list[MatrixReport]]
+    run: Callable[[BlockWork, Mapping[str, torch.Tensor], Update], list[MatrixReport]] | None = None
     beside: bool = False
+    whole: Callable[[WholeWork, Update], str] | None = None
+    room: Callable[[DecoderBlocks], None] = lambda _: None
+    batch_tokens: int = BATCH_TOKENS

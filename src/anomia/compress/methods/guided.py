@@ -96,12 +96,7 @@ class Snapshot:
         self._decoder = decoder
         tensors = [tensor for _, tensor in _tensors_of(decoder)]
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        free = _free_bytes(tensors[0].device)
-        if size > free:
-            raise RefusedError(
-                f"guided repair keeps base's blocks next to the pruned ones: {size / 1e9:.1f} GB more, and "
-                f"{free / 1e9:.1f} GB of memory are free; use a machine with more, or leave out guided"
-            )
+        check_room(size, tensors[0].device, "the final loss needs base's blocks next to the pruned ones")
         self.values = {name: tensor.detach().clone() for name, tensor in _tensors_of(decoder)}
 
     @torch.no_grad()
@@ -144,12 +139,12 @@ def token_gradients(
             check_tokens(model, ids)
             norms = {key: ids.new_zeros(ids.numel(), dtype=torch.float32) for key in modules}
             with torch.no_grad():
-                wanted = _outputs(model, ids, batch, base.values)
+                wanted = outputs_at(model, ids, batch, base.values)
             with torch.enable_grad(), ExitStack() as stack:
                 for key, module in modules.items():
                     read = partial(_read, norms, uneven, key)
                     stack.callback(module.register_forward_hook(read).remove)
-                got = _outputs(model, ids, batch, {})
+                got = outputs_at(model, ids, batch, {})
                 loss = kl_divergence(wanted, got.detach())
                 del wanted
                 _check(loss, model)
@@ -233,10 +228,14 @@ def _read(
         out.register_hook(take)  # type: ignore[no-untyped-call]
 
 
-def _outputs(
+def outputs_at(
     model: nn.Module, ids: torch.Tensor, batch: Batch, values: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
-    """The logits at the positions that count, [N, V]. ids: [B, S]. values: to use in place of the model's own."""
+    """Return the logits at the positions of `Batch.predicting`, [N, V].
+
+    ids: [B, S]. values: to use in place of the model's own, by name.
+    Raises `CompressionError` for a model that doesn't give one row of logits per token.
+    """
     counts = batch.predicting.to(ids.device).view(ids.shape)  # [B, S]
     places = counts.any(dim=0).nonzero().squeeze(1)  # [P]
     given: dict[str, Any] = {"input_ids": ids, "use_cache": False}
@@ -247,8 +246,8 @@ def _outputs(
         logits = logits[:, places]
     if logits.shape[:2] != (len(ids), len(places)):
         raise RefusedError(
-            f"{type(model).__name__} doesn't give one row of logits per token, which guided repair needs; leave out "
-            "guided"
+            f"{type(model).__name__} doesn't give one row of logits per token, which the final loss needs; leave out "
+            "guided and distill"
         )
     return logits[counts[:, places]]
 
@@ -291,6 +290,16 @@ def _tensors_of(decoder: DecoderBlocks) -> Iterator[tuple[str, torch.Tensor]]:
             if id(tensor) not in seen:
                 seen.add(id(tensor))
                 yield f"{decoder.path(index)}.{name}", tensor
+
+
+def check_room(size: int, device: torch.device, why: str) -> None:
+    """Refuse what takes more memory than is free. size: in bytes. why: what it is for, as a clause."""
+    free = _free_bytes(device)
+    if size > free:
+        raise RefusedError(
+            f"{why}: {size / 1e9:.1f} GB more, and {free / 1e9:.1f} GB of memory are free; use a machine with more, or "
+            "leave out guided and distill"
+        )
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from anomia.compress.calibration import Batch
 from anomia.compress.calls import Call, run_block
+from anomia.compress.matrices import WeightMatrix
 from anomia.compress.methods.base import BlockWork, Updater
 from anomia.compress.methods.repair import check_alone
 from anomia.compress.methods.zeros import report_matrix
@@ -77,12 +78,7 @@ class _Trained:
         assert work.hidden is not None
         assert work.beside is not None
         self._work, self._hidden, self._beside = work, work.hidden, work.beside
-        places = [matrix.weight.data_ptr() for group in work.groups for matrix in group.matrices]
-        self._parameters = {
-            name: parameter
-            for name, parameter in work.block.named_parameters()
-            if any(0 <= place - parameter.data_ptr() < parameter.nbytes for place in places)
-        }
+        self._parameters = holding(work.block, [matrix for group in work.groups for matrix in group.matrices])
         self._masks = {name: parameter != 0 for name, parameter in self._parameters.items()}
         self._weights = {
             name: parameter.detach().float().clone() for name, parameter in self._parameters.items()
@@ -96,7 +92,7 @@ class _Trained:
     def epochs(self, count: int) -> Iterator[int]:
         """Train epoch after epoch; yields after each."""
         groups = [
-            {"params": [weight], "lr": RATE * _root_mean_square(weight, self._masks[name])}
+            {"params": [weight], "lr": RATE * root_mean_square(weight, self._masks[name])}
             for name, weight in self._weights.items()
         ]
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
@@ -161,13 +157,24 @@ class _Trained:
             parameter.data.copy_(weights[name] * self._masks[name])
 
 
+def holding(block: nn.Module, matrices: Sequence[WeightMatrix]) -> dict[str, nn.Parameter]:
+    """Return the parameters of a block that hold matrices ([out, in] each), by name; experts share one."""
+    places = [matrix.weight.data_ptr() for matrix in matrices]
+    return {
+        name: parameter
+        for name, parameter in block.named_parameters()
+        if any(0 <= place - parameter.data_ptr() < parameter.nbytes for place in places)
+    }
+
+
 def _real(states: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Return the states of tokens that aren't padding, [T, H] float32. states: [B, S, H]."""
     rows = states.reshape(-1, states.shape[-1])
     return (rows if batch.real is None else rows[batch.real.to(rows.device)]).float()
 
 
-def _root_mean_square(weight: torch.Tensor, mask: torch.Tensor) -> float:
+def root_mean_square(weight: torch.Tensor, mask: torch.Tensor) -> float:
+    """Return the root mean square of the kept weights. weight, mask: of the same shape, such as [out, in]."""
     kept = weight[mask]
     return float(kept.square().mean().sqrt()) if len(kept) else 0.0
 

@@ -1,0 +1,192 @@
+"""Distillation: gradient steps on the kept weights of the whole model, towards base's output probabilities.
+
+Least squares and training per block bring each block's outputs close to base's, and some of what remains adds up from
+block to block. Here the loss is that of the whole model: KL(base ‖ compressed) at the positions that predict answers
+(knowledge distillation, Hinton et al. 2015; for pruned weights Kurtić et al. 2023, arXiv 2310.06927).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from anomia.compress.blocks import DecoderBlocks
+from anomia.compress.calibration import Batch
+from anomia.compress.calls import check_tokens
+from anomia.compress.matrices import all_matrices
+from anomia.compress.methods.base import Updater, WholeWork
+from anomia.compress.methods.guided import check_room, kl_divergence, outputs_at
+from anomia.compress.methods.train import HELD_OUT, holding, root_mean_square
+from anomia.compress.statistics import StatisticNeeds
+from anomia.compress.steps import Update
+from anomia.errors import RefusedError
+
+RATE = 2e-3
+"""The largest step of Adam, in units of the root mean square of a matrix's kept weights."""
+BATCH_TOKENS = 1024
+"""Tokens of one gradient step: few, since the text is short and every step is small."""
+USELESS = "distillation lowered no divergence on the batches it wasn't trained on: as before it"
+_WARM = 0.05
+_LONGEST = 1.0
+# Weights in float32, their gradients, and Adam's two moments.
+_COPIES = 4
+
+
+def check_distillation(decoder: DecoderBlocks) -> None:
+    """Refuse, before any work, blocks for whose training there is not enough memory."""
+    weights = sum(
+        parameter.numel()
+        for index, block in enumerate(decoder.modules)
+        for parameter in holding(block, all_matrices(block, decoder.path(index))).values()
+    )
+    device = next(decoder.modules[0].parameters()).device
+    check_room(
+        _COPIES * 4 * weights, device, "distillation keeps weights, gradients and two moments in float32"
+    )
+
+
+def distill(work: WholeWork, update: Update) -> str:
+    """Train the kept weights of all blocks in place; zeros stay zero, and only matrices that a step changes move.
+
+    The loss is the mean of w_t KL(base ‖ compressed) over the positions that predict an answer (in windows without one,
+    over all), with the weights of the batch. Adam takes one step per batch of windows, after a gradient whose norm is
+    cut at 1; the rate rises over the first steps and then falls linearly to zero. The weights of the epoch with the
+    least loss on the held-out batches stay, those before the first epoch included.
+
+    Returns a note for all matrices, empty if training changed them.
+    Raises `CompressionError` for outputs or gradients that are NaN or infinite.
+    """
+    distilled = _Distilled(work)
+    lowest, best = distilled.held_out(), None
+    for _ in distilled.epochs(update.option("epochs")):
+        loss = distilled.held_out()
+        if loss < lowest:
+            lowest, best = loss, distilled.copies()
+    if best is None:
+        return USELESS
+    distilled.store(best)
+    return ""
+
+
+class _Distilled:
+    """The matrices of all blocks as float32 copies that gradients move, with the batches to train and to judge on."""
+
+    def __init__(self, work: WholeWork) -> None:
+        self._work = work
+        self._device = next(work.model.parameters()).device
+        self._parameters: dict[str, nn.Parameter] = {}
+        for index, block in enumerate(work.decoder.modules):
+            where = work.decoder.path(index)
+            for name, parameter in holding(block, all_matrices(block, where)).items():
+                if not any(parameter is other for other in self._parameters.values()):
+                    self._parameters[f"{where}.{name}"] = parameter
+        self._masks = {name: parameter != 0 for name, parameter in self._parameters.items()}
+        self._weights = {
+            name: parameter.detach().float().clone() for name, parameter in self._parameters.items()
+        }
+        count = len(work.batches)
+        # Batches are sorted by length: every eighth is a fair sample of lengths.
+        self._held = list(range(HELD_OUT // 2, count, HELD_OUT)) or [count - 1]
+        self._seen = [number for number in range(count) if number not in self._held] or self._held
+
+    def epochs(self, count: int) -> Iterator[int]:
+        """Train epoch after epoch; yields after each."""
+        groups = [
+            {"params": [weight], "lr": RATE * root_mean_square(weight, self._masks[name])}
+            for name, weight in self._weights.items()
+        ]
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
+        total, done = count * len(self._seen), 0
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for epoch in range(count):
+            order = list(self._seen)
+            random.Random(f"distill {epoch}").shuffle(order)
+            for number in order:
+                share = min((done + 1) / max(1.0, _WARM * total), 1 - done / total)
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * share
+                self._step(number, optimizer)
+                done += 1
+                self._work.progress(done, total)
+            yield epoch
+
+    def _step(self, number: int, optimizer: torch.optim.Optimizer) -> None:
+        batch = self._work.batches[number]
+        ids = batch.input_ids.to(self._device)
+        check_tokens(self._work.model, ids)
+        with torch.no_grad():
+            wanted = outputs_at(self._work.model, ids, batch, self._work.base.values)
+        for weight in self._weights.values():
+            weight.requires_grad_(True)
+        with torch.enable_grad(), _without_gradients(self._work.model):
+            got = outputs_at(self._work.model, ids, batch, self._as_stored())
+            loss = kl_divergence(wanted, got.detach())
+            del wanted
+            shares = _shares(batch).to(got)
+            got.backward(loss.gradient * shares[:, None])  # type: ignore[no-untyped-call]
+        for name, weight in self._weights.items():
+            weight.requires_grad_(False)
+            if weight.grad is not None:
+                weight.grad.mul_(self._masks[name])
+        norm = float(nn.utils.clip_grad_norm_(list(self._weights.values()), _LONGEST))
+        if not math.isfinite(norm) or not bool(torch.isfinite(loss.nats).all()):
+            raise RefusedError(
+                f"the final loss of {type(self._work.model).__name__}, or its gradient, is NaN or infinite, so it "
+                "can't be distilled; load the model in a wider type (--dtype bfloat16 or float32), or leave out distill"
+            )
+        optimizer.step()
+        optimizer.zero_grad()
+
+    @torch.no_grad()
+    def held_out(self) -> float:
+        """Return the mean loss per position of the held-out batches, in nats."""
+        total = positions = 0.0
+        for number in self._held:
+            batch = self._work.batches[number]
+            ids = batch.input_ids.to(self._device)
+            check_tokens(self._work.model, ids)
+            wanted = outputs_at(self._work.model, ids, batch, self._work.base.values)
+            loss = kl_divergence(wanted, outputs_at(self._work.model, ids, batch, self._as_stored()))
+            total += float((loss.nats.cpu() * _shares(batch)).sum()) * len(loss.nats)
+            positions += len(loss.nats)
+        return total / positions
+
+    def _as_stored(self) -> Mapping[str, torch.Tensor]:
+        """The weights in the model's type, by parameter."""
+        return {name: weight.to(self._parameters[name].dtype) for name, weight in self._weights.items()}
+
+    def copies(self) -> dict[str, torch.Tensor]:
+        """Return copies of the weights, by parameter."""
+        return {name: weight.clone() for name, weight in self._weights.items()}
+
+    def store(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Write weights into the model, by parameter; zeros stay."""
+        for name, parameter in self._parameters.items():
+            parameter.data.copy_(weights[name] * self._masks[name])
+
+
+def _shares(batch: Batch) -> torch.Tensor:
+    """Return the share of each position that predicts in a batch's mean, [N] float32, with sum 1."""
+    counts = batch.predicting
+    shares = torch.ones(int(counts.sum())) if batch.weights is None else batch.weights[counts.cpu()].float()
+    return shares / shares.sum()
+
+
+@contextmanager
+def _without_gradients(model: nn.Module) -> Iterator[None]:
+    """Keep the model's own parameters out of the graph: only the copies that stand in for them have gradients."""
+    asked = [parameter.requires_grad for parameter in model.parameters()]
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, was in zip(model.parameters(), asked, strict=True):
+            parameter.requires_grad_(was)
+
+
+UPDATER = Updater(StatisticNeeds(), whole=distill, room=check_distillation, batch_tokens=BATCH_TOKENS)
