@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+import anomia
 from anomia.cli.app import app
 from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.folder import compress_folder
@@ -26,6 +28,7 @@ from anomia.compress.methods.update import masked_least_squares
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.spec import parse_arm
 from anomia.errors import CompressionError, StudyError
+from tests.conftest import entry
 
 from .conftest import FAMILIES, MIXTURES, make_test_windows, tiny_model
 from .test_folder import StopError, save_model, write_text
@@ -312,3 +315,27 @@ def test_the_first_groups_inputs_are_bases_own_so_aiming_changes_nothing_there()
         repaired(models[options], windows, f"sparsegpt:0.5{options}")
     one, other = (model.model.layers[0].self_attn.q_proj.weight for model in models.values())
     torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_knows_a_repaired_folder_as_the_repair_of_the_pruned_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `anomia repair` wrote it, whose report names the pruned folder; only folders made from this base count."""
+    options = pruned_folder(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    steps = parse_arm("taken:pruned+repair").steps
+    compress_folder("in", Path("repaired"), steps, options)
+    shutil.copytree("in", "other")
+    data = tmp_path / "questions.jsonl"
+    data.write_text("".join(json.dumps(entry(n)) + "\n" for n in range(6)))
+    arms = [f"checkpoint:{tmp_path / 'pruned'}", "checkpoint:repaired"]
+    for base, expected in (("in", {(arms[1], arms[0])}), ("other", set())):
+        made = anomia.run(
+            base=base,
+            arms=arms,
+            data=f"jsonl:{data}",
+            probes=["open", "choice"],
+            out=f"run-{base}",
+            progress=False,
+        )
+        assert {(row.arm, row.compressed_arm) for row in made.results.repaired} == expected

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from anomia.compress.catalogue import BITS, CATALOGUE, EMBEDDING_TYPES, YES_NO, MethodKind, methods
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import (
+    WHOLE,
     Arm,
     Calibration,
     Checkpoint,
@@ -174,7 +175,10 @@ prunes = st.tuples(steps_of(MethodKind.PRUNE), targets).flatmap(
         st.just(chosen[1]),
         calibrations,
         st.none() | st.just("uniform"),
-        st.lists(updates, max_size=2).map(tuple),
+        # What changes all blocks at once comes last, and at most once.
+        st.lists(updates, max_size=2)
+        .filter(lambda found: all(update.method not in WHOLE for update in found[:-1]))
+        .map(tuple),
         options=options_of(chosen[0])
         if isinstance(chosen[1], Pattern)
         else options_without_patterns(chosen[0]),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from anomia.compress.spec import unrepaired
-from anomia.measure.repaired import RepairedRow, share_repaired
+from anomia.compress.spec import uncalibrated, unrepaired
+from anomia.measure.repaired import RepairedRow, _without_repair, share_repaired
 
 
 @settings(max_examples=60, deadline=None)
@@ -119,3 +121,52 @@ def test_half_is_back_only_by_the_lower_bound() -> None:
 )  # fmt: skip
 def test_an_arm_is_compared_with_itself_unrepaired(arm: str, arms: list[str], expected: str | None) -> None:
     assert unrepaired(arm, [arm, *arms]) == expected
+
+
+@pytest.mark.parametrize(
+    ("arm", "arms", "expected"),
+    [
+        ("sparsegpt:0.5,calibration=answers", ["wanda:0.5", "sparsegpt:0.5"], "sparsegpt:0.5"),
+        ("gptq:4,calibration=control-answers", ["gptq:3", "gptq:4,calibration=c4"], "gptq:4,calibration=c4"),
+        ("wanda:0.5,calibration=answers", ["wanda:0.5,calibration=answers:demo"], None),
+        ("wanda:0.5,calibration=demo", ["wanda:0.5"], None),
+        ("wanda:0.5,calibration=answers+repair", ["wanda:0.5"], None),
+    ],
+)
+def test_calibration_on_answers_is_compared_with_other_text(
+    arm: str, arms: list[str], expected: str | None
+) -> None:
+    assert uncalibrated(arm, [arm, *arms]) == expected
+
+
+@pytest.mark.parametrize(
+    ("arms", "made", "pairs"),
+    [
+        # A repaired folder and the pruned one, also where the pruned one is written in another way.
+        (["checkpoint:p", "checkpoint:r"], {"checkpoint:r": "taken:p+repair"}, {"checkpoint:r": "checkpoint:p"}),
+        (["checkpoint:HERE/p", "checkpoint:r"], {"checkpoint:r": "taken:p+train"}, {"checkpoint:r": "checkpoint:HERE/p"}),
+        # Made from base in one call, beside the same pruning as an arm or as a folder.
+        (["wanda:0.5", "checkpoint:r"], {"checkpoint:r": "wanda:0.5+repair"}, {"checkpoint:r": "wanda:0.5"}),
+        (["checkpoint:p", "checkpoint:r"], {"checkpoint:p": "wanda:0.5", "checkpoint:r": "wanda:0.5+repair"},
+         {"checkpoint:r": "checkpoint:p"}),
+        (["checkpoint:p", "wanda:0.5+repair"], {"checkpoint:p": "wanda:0.5"}, {"wanda:0.5+repair": "checkpoint:p"}),
+        # The pruned folder itself repairs nothing, and unknown folders are compared with nothing.
+        (["checkpoint:p", "checkpoint:r"], {"checkpoint:p": "wanda:0.5"}, {}),
+        (["checkpoint:p", "checkpoint:r"], {"checkpoint:r": "taken:other+repair"}, {}),
+    ],
+)  # fmt: skip
+def test_checkpoints_count_as_what_they_were_made_with(
+    arms: list[str],
+    made: dict[str, str],
+    pairs: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p").mkdir()
+    arms, pairs = (
+        [arm.replace("HERE", str(tmp_path)) for arm in arms],
+        {arm: other.replace("HERE", str(tmp_path)) for arm, other in pairs.items()},
+    )
+    found = {arm: _without_repair(arm, ["base", *arms], made) for arm in arms}
+    assert {arm: other for arm, other in found.items() if other is not None} == pairs

@@ -18,6 +18,7 @@ from dataclasses import replace
 from itertools import pairwise
 from urllib.parse import urlsplit
 
+from anomia.compress.answers import is_of_answers
 from anomia.compress.catalogue import (
     ALLOCATIONS,
     BITS,
@@ -289,6 +290,28 @@ def unrepaired(arm: str, arms: Sequence[str]) -> str | None:
     return next(iter([*exact, *alike]), None)
 
 
+def uncalibrated(arm: str, arms: Sequence[str]) -> str | None:
+    """Return which of the arms is this one with other calibration text, None unless this one has base's answers.
+
+    >>> uncalibrated("sparsegpt:0.5,calibration=answers", ["wanda:0.5", "sparsegpt:0.5"])
+    'sparsegpt:0.5'
+    """
+    wanted = [*map(_anywhere, _steps_of(arm))]
+    if _repairs(arm) or not _on_answers(arm):
+        return None
+    return next(
+        (name for name in arms if not _on_answers(name) and [*map(_anywhere, _steps_of(name))] == wanted),
+        None,
+    )
+
+
+def _on_answers(arm: str) -> bool:
+    sources = [
+        step.calibration.source for step in _steps_of(arm) if isinstance(step, Prune | Quantize | Reshape)
+    ]
+    return any(is_of_answers(source) for source in sources if source is not None)
+
+
 def _repairs(arm: str) -> bool:
     return any(
         isinstance(step, Prune) and any(u.method in REPAIRS for u in step.updates) for step in _steps_of(arm)
@@ -312,7 +335,7 @@ def _without_repair(step: Step) -> Step:
 
 def _anywhere(step: Step) -> Step:
     """The step with no calibration text of its own."""
-    return replace(step, calibration=Calibration()) if isinstance(step, Prune) else step
+    return replace(step, calibration=Calibration()) if isinstance(step, Prune | Quantize | Reshape) else step
 
 
 def is_null(name: str) -> bool:

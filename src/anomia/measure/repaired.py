@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
-from anomia.compress.spec import unrepaired
+from anomia.compress.spec import parse_arm, uncalibrated, unrepaired
+from anomia.compress.steps import Checkpoint, Take
+from anomia.errors import StudyError
 from anomia.measure.bootstrap import FloatArray
 from anomia.measure.frame import CHECKS, KEY, arms_of, pair, prepare, right, scopes
 from anomia.measure.paired import paired_difference
@@ -49,15 +53,45 @@ class RepairedRow(NamedTuple):
         return self.estimate is not None and self.estimate.low >= HALF
 
 
-def repaired_rows(records: pl.DataFrame) -> list[RepairedRow]:
-    """Rows for every arm with a repair whose arm without it was measured, by probe, language, and pooled."""
+def repaired_rows(records: pl.DataFrame, made: Mapping[str, str] | None = None) -> list[RepairedRow]:
+    """Rows for every arm that is another arm repaired or calibrated on base's answers, by probe, language, and pooled.
+
+    made: the steps with which checkpoints were made from base, by arm.
+    """
     records, arms = prepare(records), arms_of(records)
     found: list[RepairedRow] = []
     for arm in arms:
-        compressed = unrepaired(arm, arms)
+        compressed = _without_repair(arm, arms, made or {})
         if compressed is not None:
             found += _rows(records, arm, compressed)
     return found
+
+
+def _without_repair(arm: str, arms: Sequence[str], made: Mapping[str, str]) -> str | None:
+    """The arm of which another one is the repaired form; checkpoints count as what they were made with."""
+    others = [other for other in arms if other != arm]
+    # A checkpoint by its own name, and by its steps; its folder may be written in another way there.
+    known = {_by_place(name): other for other in others for name in (other, made.get(other, other))}
+    wanted = _by_place(made.get(arm, arm))
+    for find in (unrepaired, uncalibrated):
+        if (name := find(wanted, list(known))) is not None:
+            return known[name]
+    return None
+
+
+def _by_place(arm: str) -> str:
+    """The text of an arm with whole paths of folders."""
+    try:
+        parsed = parse_arm(arm)
+    except StudyError:
+        return arm
+    steps = [
+        replace(step, model=str(Path(step.model).expanduser().resolve()))
+        if isinstance(step, Checkpoint | Take) and Path(step.model).expanduser().is_dir()
+        else step
+        for step in parsed.steps
+    ]
+    return str(replace(parsed, steps=tuple(steps))) if steps else arm
 
 
 def share_repaired(

@@ -193,7 +193,7 @@ def read_results(
         excluded=excluded,
         differences=differences,
         packaging=packaging(records),
-        repaired=repaired_rows(records),
+        repaired=repaired_rows(records, read_made(folder, study)),
         fallbacks=fallbacks(records),
         besides=besides,
         scores=scored,
@@ -296,6 +296,21 @@ def read_vocabularies(run: Path) -> dict[str, int]:
         for report in RunFolder(run).compression.all()
         if isinstance(report.get("vocabulary"), int)
     }
+
+
+def read_made(run: RunFolder, study: Mapping[str, Any]) -> dict[str, str]:
+    """The steps with which `anomia compress` or `repair` made checkpoints from the study's base, by arm."""
+    base = str(study.get("base", ""))
+    found = {}
+    for report in run.compression.all():
+        made = report.get("made_from")
+        if isinstance(made, Mapping) and "arm" in report and _same_place(str(made.get("base")), base):
+            found[str(report["arm"])] = str(made.get("arm"))
+    return found
+
+
+def _same_place(one: str, other: str) -> bool:
+    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def in_study_order(records: pl.DataFrame, study: Mapping[str, Any]) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Detects, from `anomia.json`, models whose weights `anomia compress` wrote in another order or scale than base's."""
+"""Reads in `anomia.json` how `anomia compress` made a model: from what, and in another order or scale of weights."""
 
 from __future__ import annotations
 
@@ -20,12 +20,7 @@ def rewritten(folder: Path | None) -> str:
 
     Returns "" if there are none. An adapter that was trained on base doesn't fit such weights.
     """
-    if folder is None or not (folder / _REPORT).is_file():
-        return ""
-    try:
-        plain = read_json(folder / _REPORT) or {}
-    except AnomiaError:
-        return ""
+    plain = _report(folder)
     steps = [
         step for step in (*_list(plain.get("before")), plain.get("compression")) if isinstance(step, Mapping)
     ]
@@ -37,6 +32,24 @@ def rewritten(folder: Path | None) -> str:
     if any(str(step.get("step")).startswith("awq:") for step in steps):
         notes.append("inputs of matrices are scaled (awq)")
     return "; ".join(notes)
+
+
+def made_from(folder: Path | None) -> dict[str, str] | None:
+    """Returns what a folder was made from as `base`, and by which steps as `arm`; None if not by Anomia."""
+    settings = _report(folder).get("settings")
+    if not isinstance(settings, Mapping):
+        return None
+    base, arm = settings.get("model"), settings.get("step")
+    return {"base": base, "arm": arm} if isinstance(base, str) and isinstance(arm, str) else None
+
+
+def _report(folder: Path | None) -> Mapping[str, Any]:
+    if folder is None or not (folder / _REPORT).is_file():
+        return {}
+    try:
+        return read_json(folder / _REPORT) or {}
+    except AnomiaError:
+        return {}
 
 
 def _matrices(step: Mapping[str, Any]) -> list[Mapping[str, Any]]:

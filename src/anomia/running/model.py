@@ -18,6 +18,7 @@ from anomia.items import Question
 from anomia.items.sets import only_probes
 from anomia.models.fingerprint import architecture
 from anomia.models.load import LoadedModel, load_model, load_tokenizer
+from anomia.models.rewritten import made_from
 from anomia.models.sizes import positions_of, vocabulary_of
 from anomia.notes import write_notes
 from anomia.probe.precision import precision_for
@@ -90,6 +91,7 @@ def make_arm(turn: Turn, progress: Progress) -> Answerer:
         "size_bytes": stored_bytes(loaded.model, rest if null else steps, source=loaded.name),
         "vocabulary": vocabulary_of(loaded.model),
         "model": model,
+        "made_from": made_from(Path(checkpoint.model).expanduser()) if checkpoint is not None else None,
     }
     for cell in turn.cells:
         write_notes(cell.run.folder, turn.arm.name, loaded.notes, unlike=asked.why)
