@@ -15,7 +15,7 @@ import transformers
 from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.blocks import find_blocks
 from anomia.compress.folder import compress_folder
-from anomia.compress.methods import distill, guided
+from anomia.compress.methods import distill, guided, whole
 from anomia.compress.methods.base import WholeWork
 from anomia.compress.methods.distill import USELESS
 from anomia.compress.methods.guided import Snapshot
@@ -31,6 +31,7 @@ from .test_folder import save_model, write_text
 from .test_repair import pruned_folder
 
 EVEN = [32] * 64
+STEP = parse_arm("wanda:0.5+distill").steps[0]
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +80,7 @@ def test_a_step_follows_the_gradient_of_plain_autograd() -> None:
     distilled(pruned, make_test_windows([32] * 4), "wanda:0.5")
     decoder = find_blocks(pruned)
     (batch,) = make_model_batches(decoder, windows, distill.UPDATER.needs)
-    work = WholeWork(pruned, decoder, Snapshot(find_blocks(base)), [batch])
+    work = WholeWork(pruned, decoder, Snapshot(find_blocks(base)), [batch], STEP)
     ours = distill._Distilled(work)
     taken: dict[str, torch.Tensor] = {}
 
@@ -113,7 +114,7 @@ def test_what_decides_is_not_trained_on() -> None:
     real = guided.kl_divergence
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            distill,
+            whole,
             "kl_divergence",
             lambda one, other: (found := real(one, other))._replace(gradient=-found.gradient),
         )
@@ -171,7 +172,7 @@ def test_a_loss_that_is_not_finite_is_an_error(monkeypatch: pytest.MonkeyPatch) 
         found = real(one, other)
         return found._replace(nats=found.nats * float("nan"))
 
-    monkeypatch.setattr(distill, "kl_divergence", broken)
+    monkeypatch.setattr(whole, "kl_divergence", broken)
     with pytest.raises(CompressionError, match="final loss of LlamaForCausalLM, or its gradient, is NaN"):
         distilled(tiny_model("llama"), make_test_windows(EVEN))
 

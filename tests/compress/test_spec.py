@@ -175,9 +175,16 @@ prunes = st.tuples(steps_of(MethodKind.PRUNE), targets).flatmap(
         st.just(chosen[1]),
         calibrations,
         st.none() | st.just("uniform"),
-        # What changes all blocks at once comes last, and at most once.
+        # What changes all blocks at once comes last.
         st.lists(updates, max_size=2)
-        .filter(lambda found: all(update.method not in WHOLE for update in found[:-1]))
+        .filter(
+            lambda found: (
+                len(found) < 2
+                or (
+                    found[1].method != "regrow" and (found[0].method not in WHOLE or found[1].method in WHOLE)
+                )
+            )
+        )
         .map(tuple),
         options=options_of(chosen[0])
         if isinstance(chosen[1], Pattern)

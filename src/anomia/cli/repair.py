@@ -42,6 +42,14 @@ def repair(
             min=0, help="Then train each block's kept weights for N epochs; 0 leaves it out.", metavar="N"
         ),
     ] = 0,
+    regrow: Annotated[
+        bool,
+        typer.Option(
+            "--regrow",
+            help="Leave out least squares; swap pruned weights that the final loss misses for kept ones that it needs "
+            "least. Loads both models whole.",
+        ),
+    ] = False,
     distill: Annotated[
         int,
         typer.Option(
@@ -64,15 +72,21 @@ def repair(
     from anomia.compress.report import megabytes, summary
     from anomia.compress.spec import parse_arm
     from anomia.compress.steps import escape
+    from anomia.errors import StudyError
     from anomia.running.progress import stage_counter
 
+    if regrow and (guided or train):
+        raise StudyError(
+            "repair: --regrow swaps weights as pruning left them and leaves out least squares and training per block; "
+            "leave out --guided and --train, or repair its OUT in a second call"
+        )
     with progress_display() as progress:
         report = compress_folder(
             base,
             out,
             parse_arm(
-                f"taken:{escape(compressed)}+repair"
-                + (",guided=yes" if guided else "")
+                f"taken:{escape(compressed)}"
+                + ("+regrow" if regrow else "+repair,guided=yes" if guided else "+repair")
                 + (f"+train,epochs={train}" if train else "")
                 + (f"+distill,epochs={distill}" if distill else "")
             ).steps,

@@ -216,6 +216,13 @@ CATALOGUE: Mapping[str, Entry] = {
             passes=20,
         ),
         Entry(
+            "regrow",
+            MethodKind.UPDATE,
+            "right after pruning: swaps of pruned and kept weights, by path gradients of the final loss",
+            "methods.regrow:UPDATER",
+            passes=16,
+        ),
+        Entry(
             "distill",
             MethodKind.UPDATE,
             "after pruning, last: gradient steps on all kept weights, towards the unpruned model's probabilities",

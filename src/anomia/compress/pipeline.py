@@ -112,7 +112,9 @@ def go_through(
 
     updates = step.updates if isinstance(step, Prune) else ()
     beside = step.option("targets") == "base" or any(updater_of(update.method).beside for update in updates)
-    whole = _Whole(blocks, updates) if any(updater_of(update.method).whole for update in updates) else None
+    whole = None
+    if isinstance(step, Prune) and any(updater_of(update.method).whole for update in updates):
+        whole = _Whole(blocks, step)
     for reports in visit(blocks, batches, change, dense=False, first=len(finished.reports), beside=beside):
         finished.reports.append(reports)
         finished.save(finished)
@@ -126,10 +128,10 @@ def go_through(
 class _Whole:
     """The updates of a step that change all blocks at once, after the others."""
 
-    def __init__(self, blocks: Blocks, updates: Sequence[Update]) -> None:
+    def __init__(self, blocks: Blocks, step: Prune) -> None:
         assert isinstance(blocks, BlocksInMemory)
-        self._blocks = blocks
-        self._updates = [update for update in updates if updater_of(update.method).whole]
+        self._blocks, self._step = blocks, step
+        self._updates = [update for update in step.updates if updater_of(update.method).whole]
         for update in self._updates:
             updater_of(update.method).room(blocks.decoder)
         self._base = Snapshot(blocks.decoder)
@@ -143,7 +145,7 @@ class _Whole:
             updater = updater_of(update.method)
             assert updater.whole is not None
             batches = make_model_batches(decoder, windows, updater.needs, batch_tokens=updater.batch_tokens)
-            work = WholeWork(self._blocks.model, decoder, self._base, batches)
+            work = WholeWork(self._blocks.model, decoder, self._base, batches, self._step)
             if progress is not None:
                 work.progress = progress
             note = updater.whole(work, update)

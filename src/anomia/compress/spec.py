@@ -51,7 +51,7 @@ from anomia.compress.steps import (
 )
 from anomia.errors import StudyError, nearest
 
-REPAIRS = ("repair", "train", "distill")
+REPAIRS = ("repair", "train", "regrow", "distill")
 """The updates that aim at the unpruned model's outputs."""
 _TEXT = ("calibration", "samples", "tokens", "budget")
 
@@ -113,10 +113,15 @@ def _with_updates(parts: list[Step | Update], arm: str) -> tuple[Step, ...]:
                 f"arm {arm!r}: {part} changes weights for the mask of a pruning step right before it, as in "
                 f"wanda:0.5+{part}"
             )
-        if before.updates and before.updates[-1].method in WHOLE:
+        if before.updates and before.updates[-1].method in WHOLE and part.method not in WHOLE:
             raise StudyError(
                 f"arm {arm!r}: {before.updates[-1].method} changes all blocks at once, so {part} can't follow it; "
                 f"write {part} before it"
+            )
+        if part.method == "regrow" and before.updates:
+            raise StudyError(
+                f"arm {arm!r}: regrow swaps weights as pruning left them, so {before.updates[-1]} can't come before "
+                "it; repair the result in a second call"
             )
         steps[-1] = replace(before, updates=(*before.updates, part))
     for step in steps:

@@ -195,7 +195,7 @@ class Null:
         return f"null:batch={self.batch}" if self.batch is not None else f"null:{self.dtype or self.method}"
 
 
-WHOLE = ("distill",)
+WHOLE = ("regrow", "distill")
 """The updates that change all blocks at once, after all others."""
 
 

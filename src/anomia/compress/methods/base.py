@@ -58,13 +58,14 @@ class WholeWork:
     """A whole pruned model in memory, changed in place by an update that follows all blocks.
 
     base: the blocks' values before pruning. batches: the calibration text in batches of `Updater.batch_tokens`.
-    progress: called with (steps done, all steps).
+    step: the requested step. progress: called with (steps done, all steps).
     """
 
     model: nn.Module
     decoder: DecoderBlocks
     base: Snapshot
     batches: Sequence[Batch]
+    step: Prune
     progress: Callable[[int, int], None] = lambda _, __: None
 
 

@@ -10,21 +10,17 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from anomia.compress.blocks import DecoderBlocks
-from anomia.compress.calibration import Batch
-from anomia.compress.calls import check_tokens
-from anomia.compress.matrices import all_matrices
 from anomia.compress.methods.base import Updater, WholeWork
-from anomia.compress.methods.guided import check_room, kl_divergence, outputs_at
-from anomia.compress.methods.train import HELD_OUT, holding, root_mean_square
+from anomia.compress.methods.guided import check_room
+from anomia.compress.methods.train import root_mean_square
+from anomia.compress.methods.whole import backward, held_out, mean_loss, not_finite, parameters_of
 from anomia.compress.statistics import StatisticNeeds
 from anomia.compress.steps import Update
-from anomia.errors import RefusedError
 
 RATE = 2e-3
 """The largest step of Adam, in units of the root mean square of a matrix's kept weights."""
@@ -39,11 +35,7 @@ _COPIES = 4
 
 def check_distillation(decoder: DecoderBlocks) -> None:
     """Refuse, before any work, blocks for whose training there is not enough memory."""
-    weights = sum(
-        parameter.numel()
-        for index, block in enumerate(decoder.modules)
-        for parameter in holding(block, all_matrices(block, decoder.path(index))).values()
-    )
+    weights = sum(parameter.numel() for parameter in parameters_of(decoder).values())
     device = next(decoder.modules[0].parameters()).device
     check_room(
         _COPIES * 4 * weights, device, "distillation keeps weights, gradients and two moments in float32"
@@ -53,10 +45,9 @@ def check_distillation(decoder: DecoderBlocks) -> None:
 def distill(work: WholeWork, update: Update) -> str:
     """Train the kept weights of all blocks in place; zeros stay zero, and only matrices that a step changes move.
 
-    The loss is the mean of w_t KL(base ‖ compressed) over the positions that predict an answer (in windows without one,
-    over all), with the weights of the batch. Adam takes one step per batch of windows, after a gradient whose norm is
-    cut at 1; the rate rises over the first steps and then falls linearly to zero. The weights of the epoch with the
-    least loss on the held-out batches stay, those before the first epoch included.
+    The loss is that of `whole.backward`. Adam takes one step per batch of windows, after a gradient whose norm is cut
+    at 1; the rate rises over the first steps and then falls linearly to zero. The weights of the epoch with the least
+    loss on the held-out batches stay, those before the first epoch included.
 
     Returns a note for all matrices, empty if training changed them.
     Raises `CompressionError` for outputs or gradients that are NaN or infinite.
@@ -78,21 +69,12 @@ class _Distilled:
 
     def __init__(self, work: WholeWork) -> None:
         self._work = work
-        self._device = next(work.model.parameters()).device
-        self._parameters: dict[str, nn.Parameter] = {}
-        for index, block in enumerate(work.decoder.modules):
-            where = work.decoder.path(index)
-            for name, parameter in holding(block, all_matrices(block, where)).items():
-                if not any(parameter is other for other in self._parameters.values()):
-                    self._parameters[f"{where}.{name}"] = parameter
+        self._parameters = parameters_of(work.decoder)
         self._masks = {name: parameter != 0 for name, parameter in self._parameters.items()}
         self._weights = {
             name: parameter.detach().float().clone() for name, parameter in self._parameters.items()
         }
-        count = len(work.batches)
-        # Batches are sorted by length: every eighth is a fair sample of lengths.
-        self._held = list(range(HELD_OUT // 2, count, HELD_OUT)) or [count - 1]
-        self._seen = [number for number in range(count) if number not in self._held] or self._held
+        self._seen, self._held = held_out(work.batches)
 
     def epochs(self, count: int) -> Iterator[int]:
         """Train epoch after epoch; yields after each."""
@@ -116,49 +98,26 @@ class _Distilled:
             yield epoch
 
     def _step(self, number: int, optimizer: torch.optim.Optimizer) -> None:
-        batch = self._work.batches[number]
-        ids = batch.input_ids.to(self._device)
-        check_tokens(self._work.model, ids)
-        with torch.no_grad():
-            wanted = outputs_at(self._work.model, ids, batch, self._work.base.values)
         for weight in self._weights.values():
             weight.requires_grad_(True)
-        with torch.enable_grad(), _without_gradients(self._work.model):
-            got = outputs_at(self._work.model, ids, batch, self._as_stored())
-            loss = kl_divergence(wanted, got.detach())
-            del wanted
-            shares = _shares(batch).to(got)
-            got.backward(loss.gradient * shares[:, None])  # type: ignore[no-untyped-call]
+        backward(self._work, number, self._as_stored(), "distill")
         for name, weight in self._weights.items():
             weight.requires_grad_(False)
             if weight.grad is not None:
                 weight.grad.mul_(self._masks[name])
-        norm = float(nn.utils.clip_grad_norm_(list(self._weights.values()), _LONGEST))
-        if not math.isfinite(norm) or not bool(torch.isfinite(loss.nats).all()):
-            raise RefusedError(
-                f"the final loss of {type(self._work.model).__name__}, or its gradient, is NaN or infinite, so it "
-                "can't be distilled; load the model in a wider type (--dtype bfloat16 or float32), or leave out distill"
-            )
+        if not math.isfinite(float(nn.utils.clip_grad_norm_(list(self._weights.values()), _LONGEST))):
+            raise not_finite(self._work, "distill")
         optimizer.step()
         optimizer.zero_grad()
 
-    @torch.no_grad()
     def held_out(self) -> float:
         """Return the mean loss per position of the held-out batches, in nats."""
-        total = positions = 0.0
-        for number in self._held:
-            batch = self._work.batches[number]
-            ids = batch.input_ids.to(self._device)
-            check_tokens(self._work.model, ids)
-            wanted = outputs_at(self._work.model, ids, batch, self._work.base.values)
-            loss = kl_divergence(wanted, outputs_at(self._work.model, ids, batch, self._as_stored()))
-            total += float((loss.nats.cpu() * _shares(batch)).sum()) * len(loss.nats)
-            positions += len(loss.nats)
-        return total / positions
+        return mean_loss(self._work, self._held, self._as_stored())
 
-    def _as_stored(self) -> Mapping[str, torch.Tensor]:
+    def _as_stored(self) -> dict[str, torch.Tensor]:
         """The weights in the model's type, by parameter."""
-        return {name: weight.to(self._parameters[name].dtype) for name, weight in self._weights.items()}
+        with torch.enable_grad():
+            return {name: weight.to(self._parameters[name].dtype) for name, weight in self._weights.items()}
 
     def copies(self) -> dict[str, torch.Tensor]:
         """Return copies of the weights, by parameter."""
@@ -168,25 +127,6 @@ class _Distilled:
         """Write weights into the model, by parameter; zeros stay."""
         for name, parameter in self._parameters.items():
             parameter.data.copy_(weights[name] * self._masks[name])
-
-
-def _shares(batch: Batch) -> torch.Tensor:
-    """Return the share of each position that predicts in a batch's mean, [N] float32, with sum 1."""
-    counts = batch.predicting
-    shares = torch.ones(int(counts.sum())) if batch.weights is None else batch.weights[counts.cpu()].float()
-    return shares / shares.sum()
-
-
-@contextmanager
-def _without_gradients(model: nn.Module) -> Iterator[None]:
-    """Keep the model's own parameters out of the graph: only the copies that stand in for them have gradients."""
-    asked = [parameter.requires_grad for parameter in model.parameters()]
-    model.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter, was in zip(model.parameters(), asked, strict=True):
-            parameter.requires_grad_(was)
 
 
 UPDATER = Updater(StatisticNeeds(), whole=distill, room=check_distillation, batch_tokens=BATCH_TOKENS)

@@ -83,7 +83,7 @@ def gradient_norms(
             parameter.grad = None
             parameter.requires_grad_(was)
     norms = [
-        {matrix.name: _like(matrix, block, squares).sqrt() for matrix in found}
+        {matrix.name: view_like(matrix, block, squares).sqrt() for matrix in found}
         for block, found in zip(decoder.modules, mine, strict=True)
     ]
     why = [
@@ -101,8 +101,8 @@ def gradient_norms(
     return norms, why
 
 
-def _like(matrix: WeightMatrix, block: nn.Module, squares: Mapping[int, torch.Tensor]) -> torch.Tensor:
-    """Return a view of the squares [out, in] for a matrix: a whole parameter, its transpose, or one expert's slice."""
+def view_like(matrix: WeightMatrix, block: nn.Module, squares: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    """Return a matrix's view [out, in] of values by parameter: all of them, transposed, or one expert's slice."""
     storage = matrix.weight.untyped_storage().data_ptr()
     for parameter in block.parameters():
         offset = int(matrix.weight.storage_offset()) - int(parameter.storage_offset())
