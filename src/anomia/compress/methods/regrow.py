@@ -165,6 +165,7 @@ def pattern_of(zeros: torch.Tensor) -> int | None:
 
 
 def _sums(work: WholeWork, parameters: Mapping[str, nn.Parameter], seen: Sequence[int]) -> _Sums:
+    """Read all gradients from the batches numbered `seen`; each sum has its parameter's shape."""
     path, fisher = (
         {name: torch.zeros_like(each, dtype=torch.float32) for name, each in parameters.items()}
         for _ in range(2)

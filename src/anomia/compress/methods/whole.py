@@ -50,7 +50,8 @@ def backward(work: WholeWork, number: int, values: Mapping[str, torch.Tensor], w
     """Add the gradient of a batch's mean loss to `values`.
 
     The loss is the mean over the positions that predict an answer of w_t KL(base ‖ model), with the batch's weights.
-    values: to use in place of the model's own parameters, by name; those that require a gradient get one.
+    values: to use in place of the model's own parameters, by name, in their shapes; those that require a gradient get
+    one.
     what: the update, for messages.
 
     Raises `CompressionError` for a loss that is NaN or infinite.
