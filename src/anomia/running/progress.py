@@ -314,14 +314,17 @@ def memory_text() -> str:
 
 
 def stage_counter(progress: Progress, text: str) -> Callable[[int, int], None]:
-    """Returns a callback for (done, total) that reports a stage."""
-    begun = False
+    """Returns a callback for (done, total) that reports a stage, and another one whenever they start anew."""
+    before, out_of = 0, 0
 
     def count(done: int, total: int) -> None:
-        nonlocal begun
-        if not begun:
+        nonlocal before, out_of
+        if done <= before or total != out_of:
             progress.stage(text, total)
-            begun = True
-        progress.advance()
+            before = 0
+        # A resumed call begins where an earlier one ended.
+        for _ in range(done - before):
+            progress.advance()
+        before, out_of = done, total
 
     return count
