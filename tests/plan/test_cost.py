@@ -195,6 +195,25 @@ def test_options_of_base_s_output_are_part_of_the_memory(config_folder: Path) ->
     assert "choice_own" in matrix_of(config_folder, data="summaries").studies[0].probes
 
 
+@pytest.mark.parametrize(
+    ("arm", "numbers", "bases"),
+    [
+        ("wanda:0.5+repair", 0, 0),
+        ("wanda:0.5+repair,guided", 0, 1),
+        ("wanda:0.5+distill", 4, 1),
+        ("wanda:0.5+regrow+distill", 4, 1),
+        ("fisher:0.5", 2, 0),
+    ],
+)
+def test_what_loads_the_model_whole_counts_in_memory(
+    config_folder: Path, arm: str, numbers: int, bases: int
+) -> None:
+    (cell,) = forecast(matrix_of(config_folder, limit=2, languages=["english"], arms=[arm], batch_size=1))
+    size, card = cell.size, MACHINES["A6000"]
+    needed = size.need.weights + size.blocks * (4 * numbers + 2 * bases) if numbers + bases else 0
+    assert on_machine(cell, card).need_bytes == max(size.need.total(1), needed)
+
+
 def slot_bytes_of(config: dict[str, Any]) -> int:
     return int(2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"] * 2)
 

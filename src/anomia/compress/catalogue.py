@@ -83,6 +83,7 @@ class Entry:
     code: `module:name` below `anomia.compress`; empty if the step is not applied to a model.
     options: the method's own options, in the order in which they are written. calibrated: whether it reads text.
     passes: its cost for plans, in forward passes over its calibration tokens.
+    kept: float32 numbers that it keeps per weight of the blocks, beside a model that it loads whole.
     bits: per stored weight, if the name has it. scales: weights per scale and bytes of a scale, if no option sets them.
     allocates: whether it chooses the sparsity of each block itself.
     anew: whether it chooses all weights again, which undoes earlier pruning.
@@ -96,6 +97,7 @@ class Entry:
     options: tuple[Option, ...] = ()
     calibrated: bool = True
     passes: float = 2.0
+    kept: int = 0
     bits: int | None = None
     scales: tuple[int, int] | None = None
     allocates: bool = False
@@ -174,6 +176,7 @@ CATALOGUE: Mapping[str, Entry] = {
             "Pruner-Zero's symbolic metric (Dong et al. 2024): the published formula, a reconstruction",
             "methods.prunerzero:METHOD",
             passes=6,
+            kept=2,
             reconstruction=True,
         ),
         Entry(
@@ -182,6 +185,7 @@ CATALOGUE: Mapping[str, Entry] = {
             "w² · squared gradient of the calibration answers' log probability (Theis et al. 2018)",
             "methods.fisher:METHOD",
             passes=6,
+            kept=2,
         ),
         Entry(
             "taken",
@@ -221,6 +225,7 @@ CATALOGUE: Mapping[str, Entry] = {
             "right after pruning: swaps of pruned and kept weights, by path gradients of the final loss",
             "methods.regrow:UPDATER",
             passes=16,
+            kept=4,
         ),
         Entry(
             "distill",
@@ -229,6 +234,7 @@ CATALOGUE: Mapping[str, Entry] = {
             "methods.distill:UPDATER",
             (Option("epochs", default=4),),
             passes=20,
+            kept=4,
         ),
         Entry(
             "dsnot",

@@ -228,6 +228,17 @@ def passes_of(step: Calibrated) -> float:
     return passes
 
 
+def bytes_beside(step: Step, item: int) -> int:
+    """Return how many bytes per weight of the blocks a step keeps beside a model that it loads whole.
+
+    item: bytes of a stored weight, for base's blocks where the final loss is read.
+    """
+    if not isinstance(step, Prune):
+        return 0
+    kept = max(CATALOGUE[part.method].kept for part in (step, *step.updates))
+    return 4 * kept + item * reads_final_loss(step)
+
+
 def _repeats(update: Update) -> float:
     """How many times the epochs of its default an update takes; the catalogue's passes are for the default."""
     default = {option.name: option.default for option in CATALOGUE[update.method].options}.get("epochs")

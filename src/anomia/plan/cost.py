@@ -21,7 +21,7 @@ import transformers
 
 from anomia.compress.answers import is_of_answers
 from anomia.compress.sources import PASSAGES, PASSAGES_A_LANGUAGE
-from anomia.compress.steps import Arm, needs_calibration, passes_of
+from anomia.compress.steps import Arm, bytes_beside, needs_calibration, passes_of
 from anomia.errors import ModelError
 from anomia.matrix import Matrix
 from anomia.models.load import DTYPES, LoadedModel
@@ -100,21 +100,26 @@ class ModelSize:
     layers: int
     need: MemoryNeed
     in_float32: MemoryNeed | None = None
+    blocks: int = 0
 
     def need_on(self, machine: Machine) -> MemoryNeed:
         """The memory need on a machine; on a CPU in float32, which a run prefers there, if the weights leave room."""
         return self.need if not self._turned(machine) or self.in_float32 is None else self.in_float32
 
-    def peak_on(self, machine: Machine, batch: int) -> int:
-        """Peak bytes on a machine. On a CPU, loading counts too: the stored weights next to float32 ones, and copies of
-        the two largest tensors.
+    def peak_on(self, machine: Machine, batch: int, arms: Sequence[Arm] = ()) -> int:
+        """Peak bytes on a machine, with what making the arms keeps beside a model that it loads whole.
+
+        On a CPU, loading counts too: the stored weights next to float32 ones, and copies of the two largest tensors.
         """
         need = self.need_on(machine)
+        item = need.weights // max(1, self.parameters)
+        beside = max((bytes_beside(step, item) for arm in arms for step in arm.steps), default=0)
+        making = need.weights + beside * self.blocks if beside else 0
         if not machine.cores:
-            return need.total(batch)
+            return max(need.total(batch), making)
         stored = self.need.weights if self._turned(machine) else 0
         loading = need.weights + stored + 2 * self.head * need.weights // max(1, self.parameters)
-        return BESIDE + max(need.total(batch), loading)
+        return BESIDE + max(need.total(batch), loading, making)
 
     def _turned(self, machine: Machine) -> bool:
         exact = self.in_float32
@@ -127,7 +132,9 @@ class ModelSize:
 
 
 class CellForecast(NamedTuple):
-    """The forecast for one cell. work: by arm. exact: the tokenizer and the questions are the real ones."""
+    """The forecast for one cell. work: by arm. exact: the tokenizer and the questions are the real ones. arms: what is
+    made.
+    """
 
     name: str
     size: ModelSize
@@ -135,6 +142,7 @@ class CellForecast(NamedTuple):
     items: int
     work: dict[str, Work]
     exact: bool
+    arms: tuple[Arm, ...] = ()
 
     @property
     def total(self) -> Work:
@@ -194,7 +202,8 @@ def forecast(matrix: Matrix) -> list[CellForecast]:
                 noise = min(study.noise_items, items) * NOISE_SHARE / max(1, items)
                 more = Work(0, noise * short.tokens, noise * short.reads, noise * short.steps)
                 work[arm.name] = work[arm.name].plus(more)
-        found.append(CellForecast(cell.name, size, study, items, work, real and tokenizer_of(study)[1]))
+        exact = real and tokenizer_of(study)[1]
+        found.append(CellForecast(cell.name, size, study, items, work, exact, tuple(run.arms)))
     return found
 
 
@@ -206,7 +215,7 @@ def on_machine(cell: CellForecast, machine: Machine) -> Stay:
     room = (SPARE * machine.memory - beside - need.weights - need.fixed) / max(1, need.item)
     largest = LARGEST_ON_CPU if machine.cores else LARGEST
     batch = study.batch_size if study.batch_size != "auto" else int(min(largest, room))
-    peak = size.peak_on(machine, max(batch, 1))
+    peak = size.peak_on(machine, max(batch, 1), cell.arms)
     if batch < 1 or peak > machine.memory:
         return Stay(None, max(batch, 1), peak, "does not fit into its memory")
     rate, work = machine.rate(size.dtype), cell.total
@@ -405,6 +414,7 @@ def _measured(
         layers=sizes_of(config).layers,
         need=need,
         in_float32=in_float32,
+        blocks=sum(each.numel() for each in model.parameters() if id(each) not in outside),
     )
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from anomia.compress.blocks import DecoderBlocks
+from anomia.compress.catalogue import CATALOGUE
 from anomia.compress.methods.base import Updater, WholeWork
 from anomia.compress.methods.guided import check_room
 from anomia.compress.methods.train import root_mean_square
@@ -29,17 +30,14 @@ BATCH_TOKENS = 1024
 USELESS = "distillation lowered no divergence on the batches it wasn't trained on: as before it"
 _WARM = 0.05
 _LONGEST = 1.0
-# Weights in float32, their gradients, and Adam's two moments.
-_COPIES = 4
 
 
 def check_distillation(decoder: DecoderBlocks) -> None:
     """Refuse, before any work, blocks for whose training there is not enough memory."""
     weights = sum(parameter.numel() for parameter in parameters_of(decoder).values())
     device = next(decoder.modules[0].parameters()).device
-    check_room(
-        _COPIES * 4 * weights, device, "distillation keeps weights, gradients and two moments in float32"
-    )
+    kept = 4 * CATALOGUE["distill"].kept * weights
+    check_room(kept, device, "distillation keeps weights, gradients and two moments in float32")
 
 
 def distill(work: WholeWork, update: Update) -> str:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from anomia.compress.blocks import DecoderBlocks
+from anomia.compress.catalogue import CATALOGUE
 from anomia.compress.matrices import WeightMatrix
 from anomia.compress.methods.base import Updater, WholeWork
 from anomia.compress.methods.gradients import view_like
@@ -43,8 +44,6 @@ SHARE = 0.02
 HALVINGS = 3
 USELESS = "regrowing lowered no divergence on the batches that decide: no weight was swapped"
 BATCH_TOKENS = 1024
-# Gradients, their integral, the Fisher information, and the weights on the path, in float32.
-_COPIES = 4
 
 
 class Swaps(NamedTuple):
@@ -67,7 +66,9 @@ def check_regrowing(decoder: DecoderBlocks) -> None:
     """Refuse, before any work, blocks for whose gradients there is not enough memory."""
     weights = sum(parameter.numel() for parameter in parameters_of(decoder).values())
     device = next(decoder.modules[0].parameters()).device
-    check_room(_COPIES * 4 * weights, device, "regrowing keeps gradients of all weights in float32")
+    # Gradients, their integral, the Fisher information, and the weights on the path.
+    kept = 4 * CATALOGUE["regrow"].kept * weights
+    check_room(kept, device, "regrowing keeps gradients of all weights in float32")
 
 
 def regrow(work: WholeWork, update: Update) -> str:
