@@ -174,6 +174,10 @@ def test_a_run_refuses_unknown_names_before_base_is_measured(model_folder: Path,
         "data": "demo",
         "dense": ["model.layers.9.mlp.down_proj"],
     }
+    empty = tmp_path / "empty.json"
+    empty.write_text('{"dense": [], "notes": ["model.norm can't be listed"]}')
+    with pytest.raises(StudyError, match="lists no matrices, so there is nothing to keep dense"):
+        read_kept(empty)
     with pytest.raises(StudyError, match=r"no matrix .model\.layers\.9\.mlp\.down_proj"):
         run_study(read_study(None, settings), tmp_path / "run", progress=PlainProgress(lambda _: None))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from anomia.locate.located import FORMAT, OLD, TABLES, Located, LocateOptions, r
 from anomia.locate.restore import MixtureReader
 from anomia.report.figures import draw_all
 from anomia.report.page.build import named_runs, page_values, write_report
-from anomia.report.tables.located import located_tables
+from anomia.report.tables.located import located_tables, restoration
 from anomia.run_folder import RunFolder
 
 from .conftest import PLANTED, QUIET
@@ -47,6 +48,34 @@ def test_the_planted_matrix_is_first_and_restoring_it_alone_brings_the_answers_b
     assert right["block", "0"] < 0.2
     assert right["without_block", "1"] < 0.2
     assert right["without_block", "0"] > 0.8
+
+
+def test_a_share_of_a_millionth_has_its_row(located: Located) -> None:
+    """As a norm has among the weights of a large model."""
+    tiny = located.curve.filter(
+        pl.col("order") == "attribution", pl.col("share").is_between(0, 1, closed="none")
+    )
+    smaller = tiny.head(2).with_columns(pl.Series("share", [1.0e-7, 1.2e-7]))
+    found = replace(located, curve=pl.concat([located.curve, smaller]))
+    rows = restoration(found).rows
+    assert len(rows) == len(restoration(located).rows) + smaller.filter(pl.col("group") == "demoted").height
+
+
+def test_a_call_that_ends_while_it_writes_leaves_no_result(
+    run: Path, tmp_path: Path, located: Located, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the sentence of one call would stand beside the tables of another."""
+    shutil.copytree(run, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run").located(located.arm)
+    assert read_located(folder) is not None
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("anomia.locate.find.write_rows", stop)
+    with pytest.raises(KeyboardInterrupt):
+        locate_arm(tmp_path / "run", "spoiled", replace(OPTIONS, draws=1), QUIET)
+    assert read_located(folder) is None
 
 
 def test_kept_items_stay_right_and_the_curve_has_every_order(located: Located) -> None:

@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,12 +14,15 @@ from anomia.compress.folder import compress_folder
 from anomia.compress.options import FolderOptions
 from anomia.compress.spec import parse_arm
 from anomia.errors import ModelError
+from anomia.locate.attribution import attribute
 from anomia.locate.pairs import ModelPair, same_bits
 from anomia.models.load import load_model
 
+from ..compress.architectures import tiny
 from ..compress.conftest import FAMILIES, MIXTURES, tiny_model
 from ..compress.test_folder import save_model
 from .conftest import damaged, pair_of
+from .test_attribution import subjects
 
 IDS = torch.arange(3, 23)[None]
 
@@ -185,3 +189,40 @@ def test_packed_folders_are_compared_by_their_dense_values(save_as: Any, tmp_pat
         assert torch.allclose(pair.parameters[name], dense.get_parameter(name), atol=1e-6)
     with pair.restored(pair.names) as model:
         assert same_bits(logits(model), said)
+
+
+@pytest.mark.parametrize(
+    ("family", "base", "other"),
+    [
+        ("mistral", {"sliding_window": 100}, {"sliding_window": 20}),
+        ("gemma3", {"sliding_window": 100}, {"sliding_window": 20}),
+        (
+            "llama",
+            {"max_position_embeddings": 32},
+            {
+                "max_position_embeddings": 32,
+                "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
+            },
+        ),
+    ],
+)
+def test_settings_that_show_only_in_long_texts_are_refused_for_such_texts(
+    family: str, base: dict[str, Any], other: dict[str, Any]
+) -> None:
+    """Windows and rotary positions change nothing in a short trial; what is asked here is 60 tokens long."""
+    text = list(range(1, 61))
+    with pytest.raises(ModelError, match="they differ in their settings"):
+        ModelPair(tiny_model(family, **base), damaged(tiny_model(family, **other)), text)
+    pair = ModelPair(tiny_model(family, **base), damaged(tiny_model(family, **base)), text)
+    assert len(pair.units) > 0
+
+
+def test_experts_one_below_the_other_are_one_unit() -> None:
+    """Of DBRX, whose rows were taken for experts."""
+    base = tiny("dbrx")
+    pair = ModelPair(base, damaged(base, size=0.01))
+    assert not any(unit.expert is not None for unit in pair.units)
+    assert len(pair.units) == len(list(base.parameters()))
+    found = attribute(pair, subjects(1, control=False, vocabulary=90))
+    assert np.isfinite(found.gold).all()
+    assert found.unreliable.sum() <= 1

@@ -11,12 +11,21 @@ import numpy as np
 import polars as pl
 import pytest
 
-from anomia.errors import AnomiaError, RunError
+from anomia.errors import AnomiaError, ModelError, RunError
 from anomia.locate.attribution import Attribution, Margin
 from anomia.locate.cases import Candidate, FreeAnswers, LocatedItem, choose, find_margins, halves
-from anomia.locate.conclude import directions_of, is_place, reliable, unit_rows
+from anomia.locate.conclude import (
+    best_alone,
+    check_ends,
+    directions_of,
+    is_place,
+    reliable,
+    unit_rows,
+    unreached,
+)
+from anomia.locate.find import _scores
 from anomia.locate.leading import needed_units, pick_leader
-from anomia.locate.located import LocateOptions, disagreement
+from anomia.locate.located import Directions, LocateOptions, disagreement
 from anomia.locate.pairs import WeightUnit
 from anomia.locate.restore import (
     all_budgets,
@@ -28,7 +37,7 @@ from anomia.locate.restore import (
     share_of,
     single_mixtures,
 )
-from anomia.locate.sentence import _blocks, described, notes_of, sentence_of
+from anomia.locate.sentence import Alone, _blocks, broken_of, described, notes_of, sentence_of, silent_of
 from anomia.locate.words import WORDS
 from anomia.measure.rates import Estimate
 from anomia.probe.ask import Ask, Distribution, RankTarget, Reply
@@ -277,6 +286,10 @@ def test_places_in_words() -> None:
         UNITS[4],
     ]
     assert described(["x", "y", "e"], units) == "down_proj of block 0, o_proj of block 2, e"
+    # Where the last part of a name isn't enough, all of it is said.
+    alike = [unit("x", 0, 1)._replace(place="attn.c_proj"), unit("y", 0, 1)._replace(place="mlp.c_proj")]
+    assert described(["y"], alike) == "mlp.c_proj of block 0"
+    assert described(["x", "y"], alike) == "attn.c_proj of block 0, mlp.c_proj of block 0"
 
 
 def estimate(value: float, low: float, high: float) -> Estimate:
@@ -338,6 +351,57 @@ def test_diffuse_says_why_and_whether_attribution_beats_the_change_of_outputs() 
     assert "no share tried brings half of the 40 items back, only all of the weights" in sentence_of(
         halves, ("a",), UNITS, **{**GIVEN, "found": False}
     )
+
+
+def test_a_block_that_brings_half_back_alone_is_said_where_no_order_finds_it() -> None:
+    halves = {**HALVES, "attribution": estimate(1.0, 1.0, 1.0)}
+    text = sentence_of(halves, ("a",), UNITS, **{**GIVEN, "found": False, "alone": Alone(1, 1.0, 0.08)})
+    assert text.startswith("Diffuse by every order: ")
+    assert "But base's weights in block 1 alone (8 %) bring 100 % back: look there first." in text
+    found = [Directions(0, 0.2, 0, 0, 0, 1, 1), Directions(1, 0.6, 0, 0, 0, 1, 1)]
+    assert best_alone(found, UNITS) == Alone(1, 0.6, share_of([u.name for u in UNITS if u.block == 1], UNITS))
+    assert best_alone(found[:1], UNITS) is None
+    assert best_alone([Directions(0, math.nan, 0, 0, 0, 1, 1)], UNITS) is None
+
+
+def test_ends_that_are_not_the_two_models_are_refused() -> None:
+    """All of base's weights bring nothing back where settings differ; nothing is left where answers came back alone."""
+
+    def ends(nothing: int, everything: int) -> pl.DataFrame:
+        right = [n < nothing for n in range(8)] + [n < everything for n in range(8)]
+        kinds = ["nothing"] * 8 + ["everything"] * 8
+        return pl.DataFrame({"kind": kinds, "group": ["demoted"] * 16, "correct": right})
+
+    check_ends(ends(1, 7), WORDS["lost"])
+    with pytest.raises(
+        ModelError, match=r"has only 25 % of 8 demoted items right, .* differ in more than their weights"
+    ):
+        check_ends(ends(0, 2), WORDS["lost"])
+    with pytest.raises(ModelError, match="the compressed model has 62 % of 8 demoted items right"):
+        check_ends(ends(5, 8), WORDS["lost"])
+
+
+def test_units_that_no_gradient_reaches_come_last_and_are_told() -> None:
+    gold = np.array([[0.0, -0.1], [0.0, -0.2], [-0.0, -0.3]])
+    ends = np.stack([np.zeros(3), gold.sum(axis=1)], axis=1)
+    found = Attribution(("a", "b"), gold, gold, ends, ends, np.ones_like(gold), 3)
+    assert unreached(found).tolist() == [True, False]
+    scores = _scores(found, located_items("ddd"))["attribution"]
+    assert math.isnan(scores["a"])
+    # Without that, a share of 0 would come before one that is below 0.
+    assert by_weight(scores, UNITS[:2])[0] == "b"
+    (text,) = silent_of(UNITS[:2], unreached(found))
+    assert text.startswith("no gradient reaches 1 matrix with ")
+    assert "(a): attribution says nothing of these" in text
+    assert silent_of(UNITS[:2], np.array([False, False])) == []
+
+
+def test_answers_of_mixtures_that_are_not_finite_are_counted() -> None:
+    readings = pl.DataFrame({"rank": [1, None, 3, None]})
+    assert broken_of(readings) == [
+        "2 of 4 answers of mixtures had logits that are NaN or infinite; they count as wrong"
+    ]
+    assert broken_of(readings.filter(pl.col("rank").is_not_null())) == []
 
 
 def test_shares_are_of_the_differing_weights_where_not_all_differ_and_never_seem_none() -> None:

@@ -46,7 +46,12 @@ def read_kept(given: Path | str) -> tuple[str, ...]:
         except ValueError as error:
             raise StudyError(f"dense: {file} is not valid JSON: {error}") from None
         found = found.get("dense") if isinstance(found, dict) else found
-    if not isinstance(found, list) or not found or not all(isinstance(name, str) and name for name in found):
+    if found == []:
+        raise StudyError(
+            f"dense: {file} lists no matrices, so there is nothing to keep dense (what `anomia locate` found may be "
+            "norms or biases, which stay anyway); leave out --dense"
+        )
+    if not isinstance(found, list) or not all(isinstance(name, str) and name for name in found):
         raise StudyError(
             f"dense: {file} names no matrices; give a JSON list, the file of `anomia locate --keep`, or one "
             "name per line, such as model.layers.3.mlp.down_proj"

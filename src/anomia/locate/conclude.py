@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from anomia.errors import ModelError
 from anomia.locate.attribution import (
     UNRELIABLE,
     Attribution,
@@ -36,11 +37,38 @@ from anomia.locate.prepare import Subjects
 from anomia.locate.restore import (
     fill,
 )
-from anomia.locate.sentence import evidence_of, notes_of, sentence_of
-from anomia.locate.words import WORDS
+from anomia.locate.sentence import Alone, broken_of, evidence_of, notes_of, sentence_of, silent_of
+from anomia.locate.words import WORDS, ItemWords
 from anomia.measure.rates import Estimate, rate, student_mean
+from anomia.words import counted, percent
 
 NOTHING, EVERYTHING, PLACE = "nothing", "everything", "place"
+
+
+def check_ends(readings: pl.DataFrame, words: ItemWords) -> None:
+    """Refuses experiments whose ends aren't the two models: base's weights must bring most demoted items back.
+
+    Raises:
+        ModelError: with all of base's weights less than half of the items are right, or without any at least half.
+    """
+    mine = readings.filter(pl.col("group") == "demoted")
+    right = {
+        kind: float(part["correct"].mean())  # type: ignore[arg-type]
+        for (kind,), part in mine.group_by("kind")
+    }
+    count = mine.filter(pl.col("kind") == NOTHING).height
+    if right[EVERYTHING] < HALF:
+        raise ModelError(
+            f"locate: with all of base's weights the compressed model has only {percent(right[EVERYTHING])} of "
+            f"{counted(count, f'demoted {words.one}')} {words.right}, and base has all of them: the two models differ "
+            "in more than their weights; `anomia diff BASE COMPRESSED` says in what"
+        )
+    if right[NOTHING] >= HALF:
+        raise ModelError(
+            f"locate: asked again, the compressed model has {percent(right[NOTHING])} of "
+            f"{counted(count, f'demoted {words.one}')} {words.right}, so that nothing is left to bring back; ask more "
+            "questions, or measure in float32 (--dtype float32)"
+        )
 
 
 def of_group(cases: Sequence[LocatedItem], group: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -114,6 +142,8 @@ def conclude(
         directions=directions,
         notes=(
             *notes_of(subjects, found, order_cases, answered[ATTRIBUTION].right, words),
+            *silent_of(units, unreached(found)),
+            *broken_of(readings),
             *evidence_of(found, agreement, directions, len(decide_cases) - len(demoted), words),
         ),
         place=place,
@@ -128,6 +158,7 @@ def conclude(
             found=is_found,
             differing=differing,
             items=f"{len(demoted)} {words.many}",
+            alone=best_alone(directions, units),
         ),
         seconds=seconds,
         leader=leader,
@@ -139,6 +170,12 @@ def conclude(
 def moves_known(found: Attribution) -> bool:
     """Whether ‖ΔX‖ is known for all units."""
     return bool(np.isfinite(found.moved).all())
+
+
+def unreached(found: Attribution) -> NDArray[np.bool_]:
+    """The units whose share of gold is exactly 0 for every item, so that no gradient reaches them: [units]."""
+    silent: NDArray[np.bool_] = np.all(found.gold == 0, axis=0)
+    return silent
 
 
 def reliable(found: Attribution, cases: Sequence[LocatedItem]) -> NDArray[np.bool_]:
@@ -221,6 +258,15 @@ def directions_of(readings: pl.DataFrame) -> tuple[Directions, ...]:
         parts += [ranks["block", place], ranks["without_block", place]]
         found.append(Directions(int(place), *parts))
     return tuple(found)
+
+
+def best_alone(directions: Sequence[Directions], units: Sequence[WeightUnit]) -> Alone | None:
+    """The block that brings most back alone, if it is at least half."""
+    best = max(directions, key=lambda each: each.answers_alone, default=None)
+    if best is None or not best.answers_alone >= HALF:
+        return None
+    mine = sum(unit.weights for unit in units if unit.block == best.block)
+    return Alone(best.block, best.answers_alone, mine / sum(unit.weights for unit in units))
 
 
 def unit_rows(units: Sequence[WeightUnit], found: Attribution, cases: Sequence[LocatedItem]) -> pl.DataFrame:

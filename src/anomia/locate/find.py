@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +19,13 @@ from anomia.locate.conclude import (
     NOTHING,
     PLACE,
     answered_under,
+    check_ends,
     conclude,
     moves_known,
     of_group,
     reliable,
     smallest_place,
+    unreached,
     with_groups,
 )
 from anomia.locate.curves import (
@@ -46,6 +49,7 @@ from anomia.locate.restore import (
     single_mixtures,
 )
 from anomia.locate.store import attribute_cases
+from anomia.locate.words import WORDS
 from anomia.records import write_rows
 from anomia.run_folder import RunFolder, locked
 from anomia.running.progress import Progress
@@ -65,6 +69,8 @@ def locate_arm(run: Path, arm: str, options: LocateOptions, progress: Progress) 
         began = time.monotonic()
         subjects = prepare(cell, name, progress, options, folder.parts)
         found = locate(subjects, options, progress, folder.parts, prepared=time.monotonic() - began)
+        # A call that ends in between leaves no result, rather than the sentence of one and the tables of another.
+        folder.result.path.unlink(missing_ok=True)
         for table in TABLES:
             frame: pl.DataFrame = getattr(found, table)
             write_rows(frame.iter_rows(named=True), folder.table(table), frame.schema)
@@ -88,7 +94,8 @@ def locate(
     attribution, lens = attribute_cases(subjects, order_cases, options, progress, parts)
     attributed = time.monotonic()
     scores = _scores(attribution, order_cases)
-    leaders = sorted(scores[ATTRIBUTION], key=lambda name: -scores[ATTRIBUTION][name])[: options.leaders]
+    reached = {name: score for name, score in scores[ATTRIBUTION].items() if not math.isnan(score)}
+    leaders = sorted(reached, key=lambda name: -reached[name])[: options.leaders]
     orders: dict[str, list[list[str]]] = {
         ATTRIBUTION: [by_weight(scores[ATTRIBUTION], pair.units)],
         MOVED: [by_weight(scores[MOVED], pair.units)],
@@ -103,6 +110,8 @@ def locate(
         *single_mixtures(pair.units, pair.blocks, leaders),
     ]
     progress.stage(f"restoring weights of {subjects.arm}", len(mixtures) + len(LEADING) + 1)
+    ends = read_all(reader, mixtures[:2], decide_cases)
+    check_ends(with_groups(ends, decide_cases), WORDS[options.among])
     readings = with_groups(read_all(reader, mixtures, decide_cases, progress.advance), decide_cases)
     returned = returned_by(reader, [case for case in order_cases if case.candidate.group == "demoted"])
     known = moves_known(attribution)
@@ -141,10 +150,11 @@ def locate(
 def _scores(found: Attribution, cases: Sequence[LocatedItem]) -> dict[str, dict[str, float]]:
     """The score of each unit under each order: the mean share over demoted items, and the mean norm of ΔX.
 
-    Items whose shares don't add up give no order.
+    Items whose shares don't add up give no order. Units that no gradient reaches have no share, and come last.
     """
     chosen = found.gold[of_group(cases, "demoted") & reliable(found, cases)]
+    shares = np.where(unreached(found), np.nan, chosen.mean(axis=0))
     return {
-        ATTRIBUTION: dict(zip(found.units, chosen.mean(axis=0).tolist(), strict=True)),
+        ATTRIBUTION: dict(zip(found.units, shares.tolist(), strict=True)),
         MOVED: dict(zip(found.units, np.sqrt((found.moved**2).mean(axis=0)).tolist(), strict=True)),
     }

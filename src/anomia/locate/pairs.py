@@ -6,7 +6,8 @@ back, so that addresses stay valid (captured GPU steps hold them) and every bit 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import inspect
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -52,14 +53,17 @@ class ModelPair:
     differ or not.
     """
 
-    def __init__(self, base: Any, compressed: Any) -> None:
+    def __init__(self, base: Any, compressed: Any, text: Sequence[int] = ()) -> None:
         """Aligns two models; `base` must not be used for anything else afterwards.
+
+        text: token ids of the longest text that will be asked. Settings such as attention windows and rotary positions
+        show only there.
 
         Raises:
             ModelError: they can't be aligned parameter by parameter, or differ in more than their weights.
         """
         self.model: Any = _finer(base, compressed)
-        expected = _trial(base)
+        expected = _trials(base, text)
         other = base if self.model is compressed else compressed
         _check_parts(self.model, other)
         mine = dict(self.model.named_parameters())
@@ -78,8 +82,8 @@ class ModelPair:
         self._places = {unit.name: unit for unit in self.units}
         self.put_back()
         with self.restored(self.names):
-            found = _trial(self.model)
-        if not same_bits(expected, found):
+            found = _trials(self.model, text)
+        if not all(map(same_bits, expected, found)):
             raise ModelError(
                 "locate: with all weights of base, the compressed model still computes something else: they differ "
                 "in their settings; `anomia diff BASE COMPRESSED` says in which"
@@ -198,7 +202,9 @@ class ModelPair:
                 found[f"{path}.{name}.weight"] = "matrix"
             for fused in find_fused_experts(block, where=path):
                 found[f"{path}.{fused.name}"] = "matrix"
-                experts.add(f"{path}.{fused.name}")
+                # A parameter of two dimensions holds its experts one below the other: its rows are no matrices.
+                if fused.parameter.dim() > 2:
+                    experts.add(f"{path}.{fused.name}")
         return found, experts
 
     def _place(self, name: str) -> tuple[int | None, str]:
@@ -305,9 +311,18 @@ def _check_parts(one: nn.Module, other: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _trial(model: Any) -> Tensor:
-    """The model's logits [1, T, V] for a few tokens, to see whether two models compute the same."""
-    rows = int(model.get_input_embeddings().weight.shape[0])
-    ids = torch.arange(1, 1 + _TRIAL_TOKENS, device=model.get_input_embeddings().weight.device)[None] % rows
-    found: Tensor = model(input_ids=ids, use_cache=False).logits
+def _trials(model: Any, text: Sequence[int]) -> list[Tensor]:
+    """The model's logits, to see whether two models compute the same: [1, T, V] for a few tokens, and [V] for the last
+    token of a text.
+    """
+    embeddings = model.get_input_embeddings().weight
+    ids = torch.arange(1, 1 + _TRIAL_TOKENS, device=embeddings.device)[None] % int(embeddings.shape[0])
+    found: list[Tensor] = [model(input_ids=ids, use_cache=False).logits]
+    if text:
+        # A vocabulary of 262,144 at a thousand positions would take a gigabyte.
+        last = (
+            {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+        )
+        ids = torch.tensor([text], device=embeddings.device)
+        found.append(model(input_ids=ids, use_cache=False, **last).logits[0, -1])
     return found

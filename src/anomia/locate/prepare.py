@@ -206,9 +206,20 @@ def prepare(
                 f"{counted(len(passages), words.passage)}, and needs 2: {len(chosen) - len(cases)} of "
                 f"{len(chosen)} {words.many} are excluded ({words.excluded}, or logits aren't finite)"
             )
-    pair = ModelPair(base.loaded.model, made.loaded.model)
+    pair = ModelPair(base.loaded.model, made.loaded.model, _longest(cases, settings.max_new_tokens))
     reader = MixtureReader(pair, made.engine, made.tokenizer, settings, size, folder)
     return Subjects(arm, pair, reader, tuple(cases), len(chosen) - len(cases))
+
+
+def _longest(cases: Sequence[LocatedItem], more: int) -> list[int]:
+    """The longest text that the cases ask, and as many tokens as an answer may have, from its own beginning."""
+    texts: list[Sequence[int]] = [
+        text
+        for case in cases
+        for text in (*case.ask.greedy.values(), *(target.prefix for target in case.ask.targets.values()))
+    ]
+    longest = max(texts, key=len)
+    return [*longest, *longest[:more]]
 
 
 def _ask(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 
 from anomia.locate.attribution import (
     Attribution,
@@ -28,7 +32,17 @@ from anomia.measure.rates import Estimate
 from anomia.words import counted, percent
 
 LISTED = 5
-"""How many unreliable items a note names."""
+"""How many unreliable items, or matrices, a note names."""
+FEW = 8
+"""How many items should give an order at least."""
+
+
+class Alone(NamedTuple):
+    """What base's weights in one block alone bring back. share: of the differing weights."""
+
+    block: int
+    returned: float
+    share: float
 
 
 def notes_of(
@@ -77,6 +91,11 @@ def _unreliable(found: Attribution, order: Sequence[LocatedItem], words: ItemWor
         return []
     more = f" and {len(named) - LISTED} more" if len(named) > LISTED else ""
     demoted = np.array([case.candidate.group == "demoted" for case in order], dtype=bool)
+    left = int((demoted & ~found.unreliable).sum())
+    rescaled = (
+        "; as many as that are typical of models that differ by scales, rotations or the order of channels (AWQ, "
+        "SmoothQuant, QuaRot): weights of one don't fit into the other, and no mixture of them says much"
+    )
     use = (
         "they count neither in the order nor in shares, intervals and rank agreement"
         if (demoted & ~found.unreliable).any()
@@ -85,7 +104,31 @@ def _unreliable(found: Attribution, order: Sequence[LocatedItem], words: ItemWor
     return [
         f"the shares of {len(named)} of {len(order)} {words.many} leave more than 30 % of their change unexplained; "
         f"{use} (`unreliable` in items.parquet: {', '.join(named[:LISTED])}{more}); more --points make shares add "
-        "up better"
+        f"up better{rescaled if len(named) > len(order) / 2 else ''}",
+        *([f"only {counted(left, f'demoted {words.one}')} give the order"] if 0 < left < FEW else []),
+    ]
+
+
+def silent_of(units: Sequence[WeightUnit], unreached: NDArray[np.bool_]) -> list[str]:
+    """What attribution can't see. unreached: [units]."""
+    without = [unit.name for unit, silent in zip(units, unreached, strict=True) if silent]
+    if not without:
+        return []
+    share = small_percent(share_of(without, units))
+    return [
+        f"no gradient reaches {counted(len(without), 'matrix', 'matrices')} with {share} of the differing weights "
+        f"({', '.join(without[:LISTED])}{' and others' if len(without) > LISTED else ''}): attribution says nothing of "
+        "these, and they come last in its order"
+    ]
+
+
+def broken_of(readings: pl.DataFrame) -> list[str]:
+    """How many answers of mixtures were not finite."""
+    broken = int(readings["rank"].is_null().sum())
+    if not broken:
+        return []
+    return [
+        f"{broken} of {len(readings)} answers of mixtures had logits that are NaN or infinite; they count as wrong"
     ]
 
 
@@ -107,7 +150,7 @@ def evidence_of(
             f"{agreement.value:.2f} [{agreement.low:.2f}, {agreement.high:.2f}]".replace("-", "−")
         )
     apart = disagreement(directions)
-    if apart["answers_distance"] is not None:
+    if apart["answers_distance"] is not None and math.isfinite(apart["answers_distance"]):
         alone = max(each.answers_alone for each in directions)
         lost = max(each.answers_lost for each in directions)
         notes.append(
@@ -131,6 +174,7 @@ def sentence_of(
     found: bool,
     items: str,
     differing: float = 1.0,
+    alone: Alone | None = None,
 ) -> str:
     """The result in plain words.
 
@@ -138,6 +182,7 @@ def sentence_of(
     ahead: how much more of the weights the change of outputs needs than attribution; None if that isn't known.
     chance: how much more of the weights a random order needs than the leader.
     items: the deciding items and their count. differing: the share of the whole model's weights that differ.
+    alone: the block that brings half of them back alone, if one does.
     """
     if len(units) == 1:
         return (
@@ -162,7 +207,13 @@ def sentence_of(
                 f"{_points(chance.value)} points has an interval from {_points(chance.low)} to "
                 f"{_points(chance.high)})"
             )
-        return f"Diffuse: {', and '.join(why)}. {beside}"
+        said = f"Diffuse: {', and '.join(why)}."
+        if alone is not None:
+            said = (
+                f"Diffuse by every order: {', and '.join(why)}. But base's weights in block {alone.block} alone "
+                f"({small_percent(alone.share)}) bring {percent(alone.returned)} back: look there first."
+            )
+        return f"{said} {beside}"
     ordered = ", in the order of changed outputs" if leader == MOVED else ""
     enough = "is" if len(place) == 1 else "are"
     return (
@@ -246,6 +297,11 @@ def _narrow(
 def described(names: Sequence[str], units: Sequence[WeightUnit]) -> str:
     """Units in words, by their place in the blocks: `down_proj of blocks 2 to 5, o_proj of block 7`."""
     chosen = set(names)
+    # Where the last part of a name stands for several matrices of a block, all of it is said.
+    ends: dict[str, set[str]] = {}
+    for unit in units:
+        if unit.block is not None:
+            ends.setdefault(unit.place.rpartition(".")[2], set()).add(unit.place)
     blocks: dict[str, list[int]] = {}
     outside = []
     for unit in units:
@@ -254,7 +310,8 @@ def described(names: Sequence[str], units: Sequence[WeightUnit]) -> str:
         if unit.block is None:
             outside.append(unit.name)
         else:
-            blocks.setdefault(unit.place.rpartition(".")[2], []).append(unit.block)
+            end = unit.place.rpartition(".")[2]
+            blocks.setdefault(end if len(ends[end]) == 1 else unit.place, []).append(unit.block)
     parts = [f"{place} of {_blocks(sorted(set(found)))}" for place, found in blocks.items()]
     return ", ".join([*parts, *outside])
 

@@ -36,9 +36,7 @@ def restoration(found: Located) -> Table:
     curve, words = found.curve, found.words
     demoted, kept = (
         {
-            (row["order"], round(row["share"], 6)): Estimate(
-                row["right"], row["low"], row["high"], row["items"], 0
-            )
+            (row["order"], row["share"]): Estimate(row["right"], row["low"], row["high"], row["items"], 0)
             for row in curve.filter(pl.col("group") == group).iter_rows(named=True)
         }
         for group in ("demoted", "kept")
