@@ -174,12 +174,15 @@ def test_a_run_refuses_unknown_names_before_base_is_measured(model_folder: Path,
         "data": "demo",
         "dense": ["model.layers.9.mlp.down_proj"],
     }
-    empty = tmp_path / "empty.json"
-    empty.write_text('{"dense": [], "notes": ["model.norm can't be listed"]}')
-    with pytest.raises(StudyError, match="lists no matrices, so there is nothing to keep dense"):
-        read_kept(empty)
     with pytest.raises(StudyError, match=r"no matrix .model\.layers\.9\.mlp\.down_proj"):
         run_study(read_study(None, settings), tmp_path / "run", progress=PlainProgress(lambda _: None))
+
+
+def test_a_list_of_nothing_is_said_as_such(tmp_path: Path) -> None:
+    """As `anomia locate --keep` writes one where it found norms or biases alone."""
+    (tmp_path / "keep.json").write_text('{"dense": [], "notes": ["model.norm: in no list"]}')
+    with pytest.raises(StudyError, match="lists no matrices, so there is nothing to keep dense"):
+        read_kept(tmp_path / "keep.json")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "[1]", '{"dense": {}}', "{"])
