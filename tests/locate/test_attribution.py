@@ -204,6 +204,20 @@ def test_shares_are_complete_with_enough_points(family: str, dtype: torch.dtype)
     assert not found.unreliable.any()
 
 
+def test_a_bias_that_is_read_past_its_module_has_its_share_too() -> None:
+    """Jamba reads the bias of `dt_proj` by itself; its share is too small to count in the sum, and was 0."""
+    base = tiny("jamba")
+    pair = ModelPair(base, damaged(base, size=0.01))
+    (asked,) = subjects(1, control=False, vocabulary=90)
+    found = attribute(pair, [asked], points=3)
+    true, mine = by_autograd(pair, asked.gold, 3), in_parameters(pair, found.gold[0])
+    biases = [name for name in true if name.endswith("dt_proj.bias")]
+    assert biases
+    for name in biases:
+        assert mine[name] == pytest.approx(true[name], rel=1e-2)
+        assert mine[name] != 0
+
+
 @pytest.mark.parametrize("kind", ["bloom", "mamba", "opt", "falcon", "cohere2", "zamba2", "phi", "glm4"])
 def test_shares_equal_plain_gradients_in_other_architectures(kind: str) -> None:
     base = tiny(kind).double()
