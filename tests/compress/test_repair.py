@@ -28,6 +28,8 @@ from anomia.compress.methods.update import masked_least_squares
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.spec import parse_arm
 from anomia.errors import CompressionError, StudyError
+from anomia.measure.repaired import UNSEEN
+from anomia.report.tables.repaired import repaired as repaired_table
 from tests.conftest import entry
 
 from .conftest import FAMILIES, MIXTURES, make_test_windows, tiny_model
@@ -339,3 +341,54 @@ def test_a_run_knows_a_repaired_folder_as_the_repair_of_the_pruned_one(
             progress=False,
         )
         assert {(row.arm, row.compressed_arm) for row in made.results.repaired} == expected
+        assert not any(row.scope.startswith(UNSEEN) for row in made.results.repaired)
+
+
+def test_languages_without_calibration_text_have_a_row_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an arm of the run and of a folder; not where the text doesn't say its language, or covers all of them."""
+    monkeypatch.chdir(tmp_path)
+    save_model("llama", tmp_path / "in")
+    (tmp_path / "texts" / "wikipedia").mkdir(parents=True)
+    rows = [{"text": f"Person{n} founded Place{n} by the river. " * 8} for n in range(8)]
+    for file in ("texts/wikipedia/swahili.jsonl", "none.jsonl"):
+        (tmp_path / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = TextOptions(source="wikipedia:swahili", samples=8, data_dir=tmp_path / "texts")
+    compress_folder("in", Path("folder"), parse_arm("magnitude:0.5+repair").steps, FolderOptions(text=text))
+    data = tmp_path / "questions.jsonl"
+    data.write_text(
+        "".join(
+            json.dumps(entry(n, language)) + "\n"
+            for language in ("english", "finnish", "swahili")
+            for n in range(6)
+        )
+    )
+    made = anomia.run(
+        base="in", arms=["magnitude:0.5", "checkpoint:folder"], data=f"jsonl:{data}", probes=["open", "choice"],
+        out="run", progress=False,
+    )  # fmt: skip
+    scopes = [row.scope for row in made.results.repaired if row.probe == "open"]
+    assert scopes == ["english", "finnish", "swahili", "pooled", "unseen: english, finnish"]
+    assert any(
+        "in languages that it wasn't calibrated on (english, finnish): " in note
+        for note in repaired_table(made.results).notes
+    )
+    for number, (source, unseen) in enumerate(
+        (("wikipedia:swahili", ["unseen: english, finnish"]), ("file:none.jsonl", []))
+    ):
+        found = anomia.run(
+            base="in", arms=["magnitude:0.5", "magnitude:0.5+repair"], data=f"jsonl:{data}",
+            probes=["open", "choice"], calibration=source, calibration_samples=8, calibration_folder="texts",
+            out=f"run-{number}", progress=False,
+        )  # fmt: skip
+        assert [
+            row.scope
+            for row in found.results.repaired
+            if row.scope.startswith(UNSEEN) and row.probe == "open"
+        ] == unseen
+    only = anomia.run(
+        base="in", arms=["magnitude:0.5", "checkpoint:folder"], data=f"jsonl:{data}", probes=["open", "choice"],
+        languages=["swahili"], out="run-only", progress=False,
+    )  # fmt: skip
+    assert not any(row.scope.startswith(UNSEEN) for row in only.results.repaired)

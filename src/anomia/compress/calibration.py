@@ -15,6 +15,7 @@ from anomia.compress.options import WINDOW_TOKENS, TextOptions
 from anomia.compress.overlap import build_sieve
 from anomia.compress.sources import open_source, take
 from anomia.errors import DataError
+from anomia.items.languages import UNKNOWN
 from anomia.models.fingerprint import fingerprint_token_ids
 from anomia.words import counted
 
@@ -255,7 +256,7 @@ def make_windows(
     warnings += _odd_tokens(text.source, windows, getattr(tokenizer, "unk_token_id", None))
     by_language: Counter[str] = Counter()
     for ids, language in zip(windows, languages, strict=True):
-        by_language[language or "unknown"] += len(ids)
+        by_language[language or UNKNOWN] += len(ids)
     record = CalibrationRecord(
         source=text.source,
         asked=text.asked,

@@ -15,6 +15,10 @@ _NAMES = {
 }  # fmt: skip
 
 
+UNKNOWN = "unknown"
+"""In place of the name, where a text doesn't say its language."""
+
+
 def language_name(label: str) -> str:
     """The English name of a language in lower case; an unknown label is only lowercased.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,14 +15,17 @@ from numpy.typing import ArrayLike, NDArray
 from anomia.compress.spec import parse_arm, uncalibrated, unrepaired
 from anomia.compress.steps import Checkpoint, Take
 from anomia.errors import StudyError
+from anomia.items.languages import language_name
 from anomia.measure.bootstrap import FloatArray
-from anomia.measure.frame import CHECKS, KEY, arms_of, pair, prepare, right, scopes
+from anomia.measure.frame import CHECKS, KEY, Bools, arms_of, pair, prepare, right, scopes
 from anomia.measure.paired import paired_difference
 from anomia.measure.rates import CHECKED_EVENTS, Estimate, cluster, student
 from anomia.probes import BY_NAME, CHOICES, FORMATS
 
 METHOD = "Fieller over passages"
 HALF = 0.5
+UNSEEN = "unseen: "
+"""How a scope begins that is about languages without calibration text; their names follow."""
 
 
 class RepairedRow(NamedTuple):
@@ -53,17 +56,22 @@ class RepairedRow(NamedTuple):
         return self.estimate is not None and self.estimate.low >= HALF
 
 
-def repaired_rows(records: pl.DataFrame, made: Mapping[str, str] | None = None) -> list[RepairedRow]:
+def repaired_rows(
+    records: pl.DataFrame,
+    made: Mapping[str, str] | None = None,
+    calibrated: Mapping[str, Collection[str]] | None = None,
+) -> list[RepairedRow]:
     """Rows for every arm that is another arm repaired or calibrated on base's answers, by probe, language, and pooled.
 
-    made: the steps with which checkpoints were made from base, by arm.
+    Where some languages of the run aren't among those of the arm's calibration text, a last row is about these alone.
+    made: the steps with which checkpoints were made from base, by arm. calibrated: languages of its text, by arm.
     """
     records, arms = prepare(records), arms_of(records)
     found: list[RepairedRow] = []
     for arm in arms:
         compressed = _without_repair(arm, arms, made or {})
         if compressed is not None:
-            found += _rows(records, arm, compressed)
+            found += _rows(records, arm, compressed, (calibrated or {}).get(arm, ()))
     return found
 
 
@@ -163,7 +171,15 @@ def _probes(frame: pl.DataFrame) -> Sequence[tuple[str, str]]:
     return [(name, column) for name, column in dict(asked).items() if frame[column].null_count() < len(frame)]
 
 
-def _rows(records: pl.DataFrame, arm: str, compressed: str) -> Iterator[RepairedRow]:
+def _scopes(frame: pl.DataFrame, seen: Collection[str]) -> Iterator[tuple[str, Bools]]:
+    """The scopes, and last the languages that the calibration never saw, if any: [items] each."""
+    yield from scopes(frame)
+    unseen = sorted({label for label in frame["language"].to_list() if language_name(label) not in seen})
+    if seen and unseen:
+        yield UNSEEN + ", ".join(unseen), frame["language"].is_in(unseen).to_numpy()
+
+
+def _rows(records: pl.DataFrame, arm: str, compressed: str, seen: Collection[str]) -> Iterator[RepairedRow]:
     after, lost = (pair(records, name) for name in (arm, compressed))
     for probe, column in _probes(after):
         other = lost.select(*KEY, pl.col(f"{column}_arm").alias("compressed"))
@@ -172,7 +188,7 @@ def _rows(records: pl.DataFrame, arm: str, compressed: str) -> Iterator[Repaired
         )
         base, found, had = (right(both, name) for name in (column, f"{column}_arm", "compressed"))
         passages = both["passage"].to_numpy()
-        for scope, mask in scopes(both):
+        for scope, mask in _scopes(both, seen):
             yield RepairedRow(
                 arm,
                 compressed,

@@ -13,6 +13,7 @@ import polars as pl
 from anomia.arms import find_arm
 from anomia.compress.spec import parse_arm
 from anomia.errors import AnomiaError, RunError, StudyError, nearest
+from anomia.items.languages import UNKNOWN, language_name
 from anomia.items.sets import set_of
 from anomia.measure.between import BASE, frontier_rows
 from anomia.measure.diagnosis import diagnose
@@ -193,7 +194,7 @@ def read_results(
         excluded=excluded,
         differences=differences,
         packaging=packaging(records),
-        repaired=repaired_rows(records, read_made(folder, study)),
+        repaired=repaired_rows(records, read_made(folder, study), read_calibrated(folder)),
         fallbacks=fallbacks(records),
         besides=besides,
         scores=scored,
@@ -306,6 +307,23 @@ def read_made(run: RunFolder, study: Mapping[str, Any]) -> dict[str, str]:
         made = report.get("made_from")
         if isinstance(made, Mapping) and "arm" in report and _same_place(str(made.get("base")), base):
             found[str(report["arm"])] = str(made.get("arm"))
+    return found
+
+
+def read_calibrated(run: RunFolder) -> dict[str, frozenset[str]]:
+    """The languages of each arm's calibration text, where all of it has one; of a chain, those of its last text."""
+    found: dict[str, frozenset[str]] = {}
+    for report in run.compression.all():
+        made = report.get("made_from") or {}
+        texts = [list(made.get("languages", ()))]
+        texts += [
+            list(text.get("tokens_by_language", ()))
+            for step in report.get("steps", ())
+            if (text := step.get("calibration"))
+        ]
+        languages = frozenset(map(language_name, next((text for text in reversed(texts) if text), ())))
+        if languages and UNKNOWN not in languages and "arm" in report:
+            found[str(report["arm"])] = found.get(str(report["arm"]), frozenset()) | languages
     return found
 
 

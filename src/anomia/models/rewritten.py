@@ -34,13 +34,25 @@ def rewritten(folder: Path | None) -> str:
     return "; ".join(notes)
 
 
-def made_from(folder: Path | None) -> dict[str, str] | None:
-    """Returns what a folder was made from as `base`, and by which steps as `arm`; None if not by Anomia."""
-    settings = _report(folder).get("settings")
+def made_from(folder: Path | None) -> dict[str, Any] | None:
+    """Returns what a folder was made from as `base`, by which steps as `arm`, and calibrated on which `languages`.
+
+    None if Anomia didn't make it.
+    """
+    report = _report(folder)
+    settings, made = report.get("settings"), report.get("compression")
     if not isinstance(settings, Mapping):
         return None
     base, arm = settings.get("model"), settings.get("step")
-    return {"base": base, "arm": arm} if isinstance(base, str) and isinstance(arm, str) else None
+    if not isinstance(base, str) or not isinstance(arm, str):
+        return None
+    text = made.get("calibration") if isinstance(made, Mapping) else None
+    languages = text.get("tokens_by_language") if isinstance(text, Mapping) else None
+    return {
+        "base": base,
+        "arm": arm,
+        "languages": sorted(languages) if isinstance(languages, Mapping) else [],
+    }
 
 
 def _report(folder: Path | None) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from anomia.measure.frame import POOLED
-from anomia.measure.repaired import HALF
+from anomia.measure.repaired import HALF, UNSEEN
 from anomia.measure.results import Results
 from anomia.probes import short
 from anomia.report.tables.table import ARM, LANGUAGE, Column, Table
@@ -37,7 +37,11 @@ def repaired(results: Results) -> Table:
             *_sentences(results),
         ],
         keys=3,
-        rules=[place for place, row in enumerate(rows) if row.scope == POOLED],
+        rules=[
+            place
+            for place, row in enumerate(rows)
+            if place + 1 == len(rows) or rows[place + 1][:3] != row[:3]
+        ],
     )  # fmt: skip
 
 
@@ -45,7 +49,8 @@ def _sentences(results: Results) -> list[str]:
     """For each repaired arm, what may be said of free-form answers over all languages."""
     found = []
     for row in results.repaired:
-        if row.scope != POOLED or row.probe != "open":
+        unseen = row.scope.startswith(UNSEEN)
+        if (row.scope != POOLED and not unseen) or row.probe != "open":
             continue
         if row.estimate is None:
             says = "compression took too little for certain to say what share is given back"
@@ -55,7 +60,10 @@ def _sentences(results: Results) -> list[str]:
             says = f"part of the loss is given back; that it is {HALF:.0%} isn't shown"
         else:
             says = "that anything is given back isn't shown"
-        found.append(f"{row.arm}, against {row.compressed_arm}: {says}")
+        where = (
+            f" in languages that it wasn't calibrated on ({row.scope.removeprefix(UNSEEN)})" if unseen else ""
+        )
+        found.append(f"{row.arm}, against {row.compressed_arm}{where}: {says}")
     compared = dict.fromkeys((row.compressed_arm, row.arm) for row in results.repaired)
     repairs = Counter(compressed for compressed, _ in compared)
     return found + [
