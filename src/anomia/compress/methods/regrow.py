@@ -5,7 +5,7 @@ What a pruned weight would give back is its share of the loss along the path fro
 kept weight costs is the change of L without it, to second order (LeCun et al. 1990, optimal brain damage): |w g| +
 ½ w² F, with F the Fisher information of the compressed model's own words (Martens 2020, section 5). The first-order
 part counts as a cost whatever its sign: weights that it would have go are mostly chosen by noise, and letting them go
-made the loss of unseen text worse in every small model that was tried.
+made the loss of unseen text worse in most small models that were tried.
 """
 
 from __future__ import annotations
