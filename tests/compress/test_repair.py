@@ -24,11 +24,13 @@ from anomia.compress.folder import compress_folder
 from anomia.compress.in_files import InFiles
 from anomia.compress.methods.repair import NOT_PAIRED, PairedSums, closest_weights, paired_error
 from anomia.compress.methods.sparsegpt import DAMPING
+from anomia.compress.methods.taken import check_taken
 from anomia.compress.methods.update import masked_least_squares
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.spec import parse_arm
-from anomia.errors import CompressionError, StudyError
+from anomia.errors import AnomiaError, CompressionError, StudyError
 from anomia.measure.repaired import UNSEEN
+from anomia.models.examine import examine
 from anomia.report.tables.repaired import repaired as repaired_table
 from tests.conftest import entry
 
@@ -245,6 +247,51 @@ def test_a_model_that_is_not_base_pruned_is_refused(tmp_path: Path) -> None:
         with pytest.raises(CompressionError, match=says):
             compress_folder(str(tmp_path / base), tmp_path / "out", steps, options)
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arm", "says"),
+    [
+        ("int4:group=32", "lie on a grid, as quantization leaves them"),
+        ("gptq:4,group=32", "as in gptq:4,targets=base"),
+        ("wanda:0.5+int4:group=32", "lie on a grid"),
+        ("tuned", "has no more zeros than base, so nothing was pruned"),
+    ],
+)
+def test_what_is_not_pruned_or_would_leave_its_grid_is_refused(arm: str, says: str, tmp_path: Path) -> None:
+    """Its repair would be an ordinary model of full size, named as a repair at equal size."""
+    save_model("llama", tmp_path / "in", hidden_size=64, intermediate_size=64)
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12))
+    if arm == "tuned":
+        model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "in")
+        with torch.no_grad():
+            model.model.layers[0].mlp.up_proj.weight.mul_(1.01)
+        model.save_pretrained(tmp_path / "made")
+        transformers.AutoTokenizer.from_pretrained(tmp_path / "in").save_pretrained(tmp_path / "made")
+    else:
+        compress_folder(str(tmp_path / "in"), tmp_path / "made", parse_arm(arm).steps, options)
+    steps = parse_arm(f"taken:{tmp_path / 'made'}+repair").steps
+    with pytest.raises(CompressionError, match=says):
+        compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, options)
+    data = tmp_path / "questions.jsonl"
+    data.write_text("".join(json.dumps(entry(n)) + "\n" for n in range(6)))
+    with pytest.raises(AnomiaError, match=says):
+        anomia.run(
+            base=tmp_path / "in", arms=[str(steps[0])], data=f"jsonl:{data}", probes=["open", "choice"],
+            calibration=options.text.source, out=tmp_path / "run", progress=False,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("arm", ["wanda:0.5", "sparsegpt:0.5", "wanda:2:4", "magnitude:0.1"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_pruned_weights_are_not_taken_for_rounded_ones(arm: str, dtype: str, tmp_path: Path) -> None:
+    """Also where base is in float32 and the pruned model in bfloat16, which has few values of its own."""
+    save_model("llama", tmp_path / "in", hidden_size=256, intermediate_size=64)
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12))
+    compress_folder(str(tmp_path / "in"), tmp_path / "made", parse_arm(arm).steps, options)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "made", dtype=dtype)
+    model.save_pretrained(tmp_path / "made2")
+    check_taken(examine(str(tmp_path / "in")), str(tmp_path / "made2"))
 
 
 def test_another_pruned_model_at_the_same_path_is_not_continued(

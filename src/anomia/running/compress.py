@@ -12,9 +12,11 @@ from anomia.compress.apply import check_dense, check_steps, compress, prepare_wi
 from anomia.compress.calibration import read_calibration
 from anomia.compress.calls import text_limit
 from anomia.compress.kept import keep_dense
+from anomia.compress.methods.taken import check_taken
 from anomia.compress.options import TextOptions
 from anomia.compress.sources import read_mix
-from anomia.compress.steps import Arm, Step, needs_calibration
+from anomia.compress.steps import Arm, Step, Take, needs_calibration
+from anomia.models.examine import examine
 from anomia.models.load import LoadedModel, load_tokenizer
 from anomia.models.tensors import skeleton
 from anomia.running.progress import Progress, stage_counter
@@ -43,6 +45,12 @@ def compress_arm(
     """
     keep_dense(loaded.model, study.dense)
     check_steps(loaded.model, steps)
+    for step in steps:
+        if isinstance(step, Take):
+            base = examine(study.base, revision=study.revision, trust_remote_code=study.trust_remote_code)
+            # A GGUF file's tensors aren't the model's; only names and shapes of blocks are compared then.
+            if base.account is not None:
+                check_taken(base, step.model)
     text = _text(study, languages=languages, evaluation_passages=passages)
     reports = []
     for step in steps:

@@ -19,6 +19,10 @@ from anomia.compress.steps import Take
 from anomia.errors import RefusedError
 from anomia.models.examine import Examined, examine
 
+# How many more zeros than base a pruned matrix has at least, and how many of base's different values it keeps at least:
+# int8 with a scale per row leaves about half of those of bfloat16, and pruning all.
+_FEW_ZEROS, _FEWER_VALUES, _ROWS = 0.005, 0.75, 8
+
 
 class PrunedModel(NamedTuple):
     """The stored tensors of a compressed model. places: the stored name of each by its name in the model."""
@@ -84,6 +88,41 @@ def check_taken(base: Examined, model: str) -> None:
             f"{model} differs from base outside its blocks ({_few(changed)}); only what was pruned inside the blocks "
             "can be repaired"
         )
+    pairs = (
+        (
+            mine.read([places[name]])[places[name]],
+            taken.tensors.read([taken.places[name]])[taken.places[name]],
+        )
+        for name in places
+        if name.startswith(inside) and len(mine.tensors[places[name]].shape) > 1
+    )
+    pruned = next((pair for pair in pairs if _zeros(pair[1]) > _zeros(pair[0]) + _FEW_ZEROS), None)
+    if pruned is None:
+        raise RefusedError(
+            f"{model} has no more zeros than base, so nothing was pruned whose other weights could be repaired"
+        )
+    if _is_rounded(*pruned):
+        raise RefusedError(
+            f"the weights of {model} lie on a grid, as quantization leaves them, and repaired ones wouldn't; quantize "
+            "base anew with the outputs of base as the target, as in gptq:4,targets=base"
+        )
+
+
+def _zeros(weight: torch.Tensor) -> float:
+    """The share of zeros. weight: of any shape."""
+    return float((weight == 0).float().mean())
+
+
+def _is_rounded(base: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether the first rows of a matrix have far fewer different values than base at the same places: [.., in] each.
+
+    Both are read in the narrower type of the two, since bfloat16 has few values of its own.
+    """
+    narrower = min(base.dtype, other.dtype, key=lambda dtype: dtype.itemsize)
+    rows, mine = (each.to(narrower).reshape(-1, each.shape[-1])[:_ROWS] for each in (base, other))
+    pairs = [(one[kept], two[kept]) for one, two, kept in zip(rows, mine, mine != 0, strict=True)]
+    before, after = (sum(len(pair[n].unique()) for pair in pairs) for n in range(2))
+    return after < _FEWER_VALUES * before
 
 
 def _is_same(mine: StoredTensors, place: str, taken: PrunedModel, name: str) -> bool:
